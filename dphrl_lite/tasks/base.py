@@ -1,0 +1,50 @@
+"""What a verifiable task is: problems, verdicts, and the promise that verifying never raises on model output."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem: an `id` unique in its set, the exact `prompt` a model sees, the reference `answer`, and `meta`."""
+
+    id: str
+    prompt: str
+    answer: str
+    meta: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a task says of one completion.
+
+    `answer` is what was extracted from the completion (None if nothing was), `reason` says in words why the verdict is
+    what it is, and `distinct` is a canonical form: two correct answers with the same `distinct` are the same solution.
+    """
+
+    correct: bool
+    answer: str | None
+    reason: str
+    distinct: str | None = None
+
+
+class Task:
+    """A verifier. Subclasses implement `check`; callers use `verify`."""
+
+    name = "task"
+
+    def verify(self, problem: Problem, completion: str) -> Verdict:
+        """Judge `completion` as an answer to `problem`.
+
+        Never raises on model output: whatever the completion holds, a `Verdict` comes back. A broken *problem* (no
+        answer, an unknown database) is the data's fault and raises `ValueError` or `FileNotFoundError`.
+        """
+        if problem.answer is None or not str(problem.answer).strip():
+            raise ValueError(
+                f"problem {problem.id!r} has no answer, so nothing can be verified against it; "
+                f"a {self.name} problem needs one: fill in `answer` or drop the problem"
+            )
+        return self.check(problem, completion)
+
+    def check(self, problem: Problem, completion: str) -> Verdict:
+        """Judge a completion of a problem that is known to have an answer."""
+        raise TypeError(f"{type(self).__name__} must implement check(problem, completion)")
