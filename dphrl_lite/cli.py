@@ -1,0 +1,64 @@
+"""The command `dphrl`: one subcommand per line of COMMANDS. Each imports what it needs when it runs, so that
+`dphrl doctor` works where packages are missing. Holds no logic of its own.
+"""
+
+import argparse
+import importlib.metadata
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: its line of help, what runs it, and what adds its arguments."""
+
+    help: str
+    run: Callable[[argparse.Namespace], int]
+    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """Say what this machine can run, and why."""
+    from dphrl_lite import doctor
+
+    return doctor.main()
+
+
+COMMANDS = {
+    "doctor": Command("say what this machine can run, and why", run_doctor),
+}
+
+
+def version() -> str:
+    """The installed version, or a word that there is none."""
+    try:
+        return importlib.metadata.version("dphrl-lite")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed: pip install -e ."
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with every subcommand of `COMMANDS`."""
+    parser = argparse.ArgumentParser(prog="dphrl", description="Learn, teach and research DPH-RL.")
+    parser.add_argument("--version", action="version", version=f"dphrl-lite {version()}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=command.help, description=command.help)
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns its exit status; without a command prints the help."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if not hasattr(arguments, "run"):
+        parser.print_help()
+        return 0
+    return arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

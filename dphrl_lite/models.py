@@ -1,0 +1,242 @@
+"""Policies: a causal language model with its tokenizer, loaded by profile name, hub id or folder. Each choice made
+automatically is kept with its reason. Knows nothing of tasks, losses or sampling.
+"""
+
+import copy
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from dphrl_lite.errors import unknown
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where a model comes from and how it is held in memory."""
+
+    source: str  # a hub id or a folder
+    summary: str
+    nf4: bool = False  # 4-bit NormalFloat weights with double quantisation, and a LoRA adapter that is trained
+    lora_rank: int = 0
+    max_new_tokens: int = 1024
+
+
+PROFILES = {
+    "tiny": Profile(
+        str(DATA / "tiny"),
+        "a 0.2M-parameter Llama for countdown, shipped with the kit; trains on a laptop CPU",
+        max_new_tokens=12,
+    ),
+    "small": Profile(
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "a real 135M-parameter language model; needs about 4 GB of memory",
+        max_new_tokens=256,
+    ),
+    "qlora-7b": Profile("Qwen/Qwen2.5-7B-Instruct", "7B parameters in 4 bits with LoRA; needs a 16 GB GPU", True, 16),
+}
+
+
+@dataclass
+class Policy:
+    """A language model that can be sampled and trained.
+
+    `reasons` says why device and dtype are what they are. A policy with a LoRA adapter (`adapter` is True) trains only
+    the adapter; its reference is the same model with the adapter switched off, so that no second copy is held.
+    """
+
+    model: torch.nn.Module
+    tokenizer: object
+    name: str
+    reasons: list[str] = field(default_factory=list)
+    adapter: bool = False
+    max_new_tokens: int = 1024
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.model.parameters()).device
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills padding; masks, not this id, say what padding is."""
+        pad_id = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if pad_id is None else pad_id
+
+    def render(self, prompt: str) -> str:
+        """The exact text the model sees: the chat template applied where the tokenizer has one, else the prompt."""
+        if getattr(self.tokenizer, "chat_template", None) is None:
+            return prompt
+        messages = [{"role": "user", "content": prompt}]
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids of a problem's prompt. Raises `ValueError` where the tokenizer does not know a word of it."""
+        has_template = getattr(self.tokenizer, "chat_template", None) is not None
+        ids = self.tokenizer(self.render(prompt), add_special_tokens=not has_template)["input_ids"]
+        unk = self.tokenizer.unk_token_id
+        if len(ids) == 0 or (unk is not None and unk in ids):
+            raise ValueError(
+                f"the tokenizer of {self.name!r} cannot write this prompt: {prompt[:80]!r}. The tiny model knows only the "
+                "words of countdown; for other tasks load 'small' or another language model"
+            )
+        return ids
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of a completion, without special tokens."""
+        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+    def copy(self) -> "Policy":
+        """An independent policy with the same weights. An adapter policy is returned as it is: 7B are not held twice."""
+        if self.adapter:
+            return self
+        return replace(self, model=copy.deepcopy(self.model), reasons=list(self.reasons))
+
+    def reference(self) -> Callable:
+        """A context in which the model of this moment answers: `with reference() as model: ...`.
+
+        For a LoRA adapter it is the same model with the adapter off, otherwise a frozen copy.
+        """
+        if self.adapter:
+            return lambda: _adapter_off(self.model)
+        frozen = copy.deepcopy(self.model).eval().requires_grad_(False)
+        return lambda: nullcontext(frozen)
+
+    def save(self, folder: str | Path):
+        """Write model (or adapter) and tokenizer in the Hugging Face formats, weights as safetensors."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+class _adapter_off:
+    def __init__(self, model):
+        self.model, self.context = model, model.disable_adapter()
+
+    def __enter__(self):
+        self.context.__enter__()
+        return self.model
+
+    def __exit__(self, *error):
+        return self.context.__exit__(*error)
+
+
+def choose_device() -> tuple[torch.device, torch.dtype, list[str]]:
+    """Device and compute dtype for this machine, with the reason for each."""
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.device("cuda"), torch.bfloat16, [f"device cuda: {name}", "bfloat16: the GPU computes in it"]
+        return torch.device("cuda"), torch.float16, [f"device cuda: {name}", "float16: the GPU has no bfloat16"]
+    if torch.backends.mps.is_available():
+        return (
+            torch.device("mps"),
+            torch.float32,
+            ["device mps: Apple GPU found", "float32: exact and fast enough there"],
+        )
+    return torch.device("cpu"), torch.float32, ["device cpu: no GPU found", "float32: bfloat16 is slower on most CPUs"]
+
+
+def load(
+    name: str | Path,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    nf4: bool = False,
+    lora_rank: int = 0,
+) -> Policy:
+    """Load a policy.
+
+    Args:
+        name: a profile ("tiny", "small", "qlora-7b"), a folder in the Hugging Face format, or a hub id ("org/model").
+        device: "cpu", "cuda", ...; chosen with a reason if not given. The tiny model stays on the CPU, where it is fastest.
+        dtype: compute dtype; chosen with a reason if not given.
+        nf4: hold the weights in 4 bits (needs bitsandbytes and peft). Trains a LoRA adapter.
+        lora_rank: train a LoRA adapter of that rank instead of all weights; 0 for none (16 with `nf4`).
+
+    Raises:
+        ValueError: the name is none of the three; the message lists the profiles.
+        FileNotFoundError: the folder, or the shipped model, is not there or holds no model.
+        ImportError: nf4 or LoRA asked for and bitsandbytes or peft missing, with the command that installs them.
+    """
+    name = str(name)
+    profile = PROFILES.get(name) or Profile(_source(name), "", nf4, lora_rank)
+    chosen_device, chosen_dtype, reasons = choose_device()
+    if name == "tiny":
+        chosen_device, chosen_dtype = torch.device("cpu"), torch.float32
+        reasons = ["device cpu: so small a model is fastest there", "float32: log-probs exact to 1e-5"]
+        torch.set_num_threads(1)
+        reasons.append(
+            "one thread: its matrices are too small to share, and busy neighbours would slow shared work down"
+        )
+    chosen_device = torch.device(device) if device else chosen_device
+    chosen_dtype = dtype or chosen_dtype
+    model, tokenizer = _from_pretrained(profile, chosen_device, chosen_dtype)
+    rank = profile.lora_rank or lora_rank or (16 if profile.nf4 else 0)
+    if rank:
+        model = _add_lora(model, rank, profile.nf4)
+        reasons.append(f"LoRA of rank {rank} on all linear layers: only the adapter is trained")
+    return Policy(model, tokenizer, name, reasons, adapter=rank > 0, max_new_tokens=profile.max_new_tokens)
+
+
+def _source(name: str) -> str:
+    if (Path(name) / "config.json").is_file() or (
+        name.count("/") == 1 and not Path(name).exists() and name[0] not in "./~"
+    ):
+        return name
+    if Path(name).exists() or name.count("/") != 0:
+        raise FileNotFoundError(
+            f"no model at {name!r}: expected a folder with config.json and weights, as save_pretrained writes"
+        )
+    raise unknown("profile (or folder, or hub id such as 'org/model')", name, PROFILES)
+
+
+def _from_pretrained(profile: Profile, device: torch.device, dtype: torch.dtype):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if profile.source == PROFILES["tiny"].source and not Path(profile.source).is_dir():
+        raise FileNotFoundError(
+            f"the tiny model is not at {profile.source}: work from a clone of the repository, installed by "
+            "`pip install -e .`, or remake the model with `python data/make_tiny.py`"
+        )
+    settings = {"dtype": dtype, "device_map": {"": device}}
+    if profile.nf4:
+        settings["quantization_config"] = _nf4(dtype)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(profile.source)
+        model = AutoModelForCausalLM.from_pretrained(profile.source, **settings)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"could not load {profile.source!r}: expected a folder with a saved model, or a hub id that can be reached "
+            f"from here (HF_HUB_OFFLINE must not be 1 for a first download). The library says: {str(error)[:300]}"
+        ) from error
+    return model.eval(), tokenizer
+
+
+def _nf4(dtype: torch.dtype):
+    from transformers import BitsAndBytesConfig
+
+    _need("bitsandbytes")
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _add_lora(model, rank: int, quantised: bool):
+    _need("peft")
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    if quantised:
+        model = prepare_model_for_kbit_training(model)
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(model, config)
+
+
+def _need(package: str):
+    try:
+        __import__(package)
+    except ImportError as error:
+        raise ImportError(f"{package} is needed for 4-bit weights and LoRA: pip install -e '.[qlora]'") from error

@@ -1,0 +1,146 @@
+"""Group advantages, the clipped loss, the penalties, and `METHODS`: which method uses which. Tensors in, tensors out.
+
+Source: arXiv 2509.07430 and its release for DPH-RL; GRPO arXiv 2402.03300; DAPO arXiv 2503.14476. Knows no tokenizer
+and no model.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dphrl_lite import divergences
+from dphrl_lite.errors import unknown
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table of methods.
+
+    Penalties: "rehearsal_f" is f(u) and "rehearsal_ce" plain -log u (cross-entropy) on stored reference samples of
+    D_pef; "reference_k2" and "reference_k3" act on fresh policy samples and need the reference's log-probs online.
+    """
+
+    name: str
+    on_policy: Literal["all", "exploration"]
+    summary: str
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    penalty: Literal["none", "rehearsal_f", "rehearsal_ce", "reference_k2", "reference_k3"] = "none"
+    divergence: str | None = None
+    strength: float = 0.0  # eta or beta when the run does not set one; DPH: equal curvature, eta f''(1) = 1
+    dynamic_sampling: bool = False  # draw on until every group has both right and wrong answers
+
+    @property
+    def rehearses(self) -> bool:
+        """Whether stored samples of D_pef enter the loss."""
+        return self.penalty.startswith("rehearsal")
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the reference model must be evaluated while training."""
+        return self.penalty.startswith("reference")
+
+
+_FIXED = {
+    m.name: m
+    for m in (
+        Method("grpo", "all", "GRPO without any penalty", clip_high=0.2),
+        Method("grpo-exp", "exploration", "control: GRPO on D_exp only, no rehearsal"),
+        Method("dapo", "all", "clip-higher and dynamic sampling, no penalty", dynamic_sampling=True),
+        Method("rkl", "all", "true reverse KL (k2) on policy samples", penalty="reference_k2", strength=0.15),
+        Method("rkl-k3", "all", "k3 on policy samples, as GRPO code has it", penalty="reference_k3", strength=0.15),
+        Method("sft", "exploration", "control: cross-entropy on the rehearsal", penalty="rehearsal_ce", strength=1.0),
+    )
+}
+_SHORT = {"dph-f": "forward_kl", "dph-js": "js", "dph-alpha": "alpha"}
+
+
+class _Methods(Mapping):
+    """Fixed methods, the three DPH methods of the paper, and "dph-<name>" for every registered divergence."""
+
+    def __getitem__(self, name: str) -> Method:
+        if name in _FIXED:
+            return _FIXED[name]
+        divergence = _SHORT.get(name) or (name[4:] if isinstance(name, str) and name.startswith("dph-") else None)
+        if divergence not in divergences.names():
+            raise unknown("method", name, list(self))
+        curvature = divergences.get(divergence).curvature
+        strength = 1 / curvature if 0 < curvature < float("inf") else 1.0
+        summary = f"rehearsal of D_pef with f(u), {divergences.get(divergence).label}"
+        settings = {"penalty": "rehearsal_f", "divergence": divergence, "strength": round(strength, 3)}
+        return Method(name, "exploration", summary, **settings)
+
+    def __iter__(self) -> Iterator[str]:
+        own = (f"dph-{name}" for name in divergences.names() if name not in _SHORT.values())
+        return iter([*_FIXED, *_SHORT, *own])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+METHODS: Mapping[str, Method] = _Methods()
+
+
+def group_advantages(rewards: Tensor) -> Tensor:
+    """A = (r - group mean) / (group std + 1e-6), std with ddof 1.
+
+    Args:
+        rewards: `[problems, samples]`, each row the rewards of one problem's completions.
+
+    Returns:
+        `[problems, samples]`; exactly zero for a group whose rewards are all equal.
+
+    Raises:
+        ValueError: fewer than two samples per problem, which have no spread.
+    """
+    if rewards.ndim != 2 or rewards.shape[1] < 2:
+        raise ValueError(f"rewards must be [problems, samples] with at least 2 samples; got {tuple(rewards.shape)}")
+    centred = rewards - rewards.mean(1, keepdim=True)
+    return centred / (rewards.std(1, correction=1, keepdim=True) + 1e-6)
+
+
+@dataclass(frozen=True)
+class ClippedLoss:
+    """The on-policy loss (scalar, differentiable) and the shares of tokens whose gradient the clip removed."""
+
+    loss: Tensor
+    clipped_low: float
+    clipped_high: float
+
+
+def clipped_loss(
+    logp: Tensor, logp_old: Tensor, advantages: Tensor, mask: Tensor, low: float, high: float
+) -> ClippedLoss:
+    """L_exp = - mean over all completion tokens of min(rho A, clip(rho, 1 - low, 1 + high) A), rho = exp(logp - logp_old).
+
+    Args:
+        logp, logp_old: log-probs under the policy and under the policy that sampled `[B, T]`.
+        advantages: one per completion `[B]`.
+        mask: completion tokens `[B, T]`.
+        low, high: how far rho may move.
+    """
+    chosen = mask.bool()
+    rho = torch.exp(logp[chosen] - logp_old[chosen])
+    a = advantages[:, None].expand_as(mask)[chosen]
+    loss = -torch.minimum(rho * a, rho.clamp(1 - low, 1 + high) * a).mean()
+    cut_low, cut_high = (rho < 1 - low) & (a < 0), (rho > 1 + high) & (a > 0)
+    return ClippedLoss(loss, cut_low.float().mean().item(), cut_high.float().mean().item())
+
+
+def rehearsal_loss(method: Method, logp: Tensor, logp_ref: Tensor, mask: Tensor, alpha: float | None = None) -> Tensor:
+    """L_pef of a method that rehearses: token mean of f(u), or of -log u for `sft`. Shapes as `Divergence.loss`."""
+    if method.penalty == "rehearsal_ce":
+        return -divergences.masked_log_ratio(logp, logp_ref, mask).mean().to(logp.dtype)
+    divergence = divergences.get(method.divergence, alpha=alpha if method.divergence == "alpha" else None)
+    return divergence.loss(logp, logp_ref, mask)
+
+
+def reference_penalty(method: Method, logp: Tensor, logp_ref: Tensor, mask: Tensor) -> Tensor:
+    """Token mean of k2 or k3 on policy samples `[B, T]`: as a loss, k2's gradient is the reverse KL's and k3's the forward KL's
+    (per token, at the prefixes the policy visits, and only while the policy is the one that sampled)."""
+    log_u = divergences.masked_log_ratio(logp, logp_ref, mask)
+    values = log_u**2 / 2 if method.penalty == "reference_k2" else torch.expm1(-log_u) + log_u
+    return values.mean().to(logp.dtype)

@@ -1,0 +1,174 @@
+"""From outcomes (who solved what, how often) to Pass@k, Cover@tau and keep / forget / gain. Knows nothing of models.
+
+Source of the estimator: Chen et al. 2021, "Evaluating Large Language Models Trained on Code" (arXiv 2107.03374), eq. 1.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+
+def pass_at_k(n, c, k) -> np.ndarray | float:
+    """The unbiased Pass@k = 1 - C(n - c, k) / C(n, k): the chance that k of the n samples, drawn without replacement,
+    hold at least one of the c correct ones.
+
+    Args:
+        n: samples drawn per problem (integers; n, c and k broadcast).
+        c: how many of them are correct.
+        k: how many one may submit.
+
+    Returns:
+        Array of the broadcast shape, or a float for scalars.
+
+    Raises:
+        ValueError: where k < 1, k > n, c > n, or a number is negative or not whole.
+    """
+    n, c, k = np.broadcast_arrays(*(_whole(x, name) for x, name in ((n, "n"), (c, "c"), (k, "k"))))
+    if (c > n).any():
+        raise ValueError(f"more correct than drawn: c = {c[c > n].flat[0]} of n = {n[c > n].flat[0]}; expected c <= n")
+    if (k < 1).any() or (k > n).any():
+        bad = (k < 1) | (k > n)
+        raise ValueError(
+            f"k must lie between 1 and n: got k = {k[bad].flat[0]} with n = {n[bad].flat[0]} samples; draw more"
+        )
+    none_correct = np.ones(n.shape)
+    for i in range(int(k.max(initial=0))):
+        factor = np.clip(n - c - i, 0, None) / np.maximum(n - i, 1)
+        none_correct = np.where(i < k, none_correct * factor, none_correct)
+    return (1.0 - none_correct)[()]
+
+
+def _whole(x, name: str) -> np.ndarray:
+    x = np.asarray(x)
+    if x.dtype == bool or not np.issubdtype(x.dtype, np.number) or not np.all(x == np.floor(x)) or (x < 0).any():
+        raise ValueError(f"{name} must hold whole numbers >= 0; got {x!r}")
+    return x.astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Outcomes:
+    """Correct and drawn samples per problem.
+
+    `Outcomes(correct)` takes a bool array `[problems, samples]`; `Outcomes.from_counts(n, c)` takes counts, and n may
+    differ between problems. `problem_ids` (optional, any hashables) let `compare` match problems by name.
+    """
+
+    n: np.ndarray
+    c: np.ndarray
+    problem_ids: tuple | None
+
+    def __init__(self, correct, problem_ids: Iterable | None = None):
+        correct = np.asarray(correct)
+        if correct.ndim != 2 or not np.isin(correct, (0, 1)).all():
+            raise ValueError(
+                f"correct must be a bool array [problems, samples]; got shape {correct.shape} of {correct.dtype}. "
+                "For problems with different numbers of samples use Outcomes.from_counts(n, c)"
+            )
+        self._fill(np.full(len(correct), correct.shape[1]), correct.sum(1), problem_ids)
+
+    @classmethod
+    def from_counts(cls, n, c, problem_ids: Iterable | None = None) -> "Outcomes":
+        """Outcomes from counts: `n` samples drawn (one number or one per problem), `c` of them correct `[problems]`."""
+        self = cls.__new__(cls)
+        self._fill(n, c, problem_ids)
+        return self
+
+    def _fill(self, n, c, problem_ids):
+        n, c = np.broadcast_arrays(np.atleast_1d(_whole(n, "n")), np.atleast_1d(_whole(c, "c")))
+        ids = None if problem_ids is None else tuple(problem_ids)
+        if len(c) == 0 or (n < 1).any():
+            raise ValueError("outcomes need at least one problem, and at least one sample of each")
+        if (c > n).any():
+            raise ValueError(f"more correct than drawn in problem {int(np.argmax(c > n))}; expected c <= n")
+        if ids is not None and (len(ids) != len(c) or len(set(ids)) != len(ids)):
+            raise ValueError(
+                f"problem_ids must name each of the {len(c)} problems once; got {len(set(ids))} different ids"
+            )
+        for name, value in (("n", n.copy()), ("c", c.copy()), ("problem_ids", ids)):
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.c)
+
+    def __repr__(self) -> str:
+        drawn = str(self.n.min()) if self.n.min() == self.n.max() else f"{self.n.min()} to {self.n.max()}"
+        return f"Outcomes({len(self)} problems, {drawn} samples each, {self.c.sum() / self.n.sum():.1%} correct)"
+
+    def pass_at_k(self, ks, confidence: float = 0.95, drop_short: bool = False, resamples: int = 2000, seed: int = 0):
+        """Unbiased Pass@k averaged over problems, with percentile bootstrap bands over problems.
+
+        Args:
+            ks: one k or several.
+            confidence: coverage of the band, e.g. 0.95.
+            drop_short: leave out problems with n < k, and say in the column `dropped` how many (default: an error).
+            resamples: bootstrap resamples; each resample draws the same problems for every k.
+            seed: of the resampling.
+
+        Returns:
+            pandas table: k, mean, low, high, problems, dropped. The bands cover the choice of problems, not training seeds.
+
+        Raises:
+            ValueError: a problem has n < k and `drop_short` is off, or no problem is left.
+        """
+        rows = [self._one_k(int(k), confidence, drop_short, resamples, seed) for k in np.atleast_1d(_whole(ks, "k"))]
+        return pd.DataFrame(rows, columns=["k", "mean", "low", "high", "problems", "dropped"])
+
+    def _one_k(self, k, confidence, drop_short, resamples, seed):
+        enough = self.n >= k
+        if not enough.all() and not drop_short:
+            raise ValueError(
+                f"{(~enough).sum()} of {len(self)} problems have fewer than k = {k} samples (the smallest has "
+                f"{self.n.min()}): ask for a smaller k, draw more, or pass drop_short=True to leave them out"
+            )
+        if not enough.any():
+            raise ValueError(f"no problem has k = {k} samples; the most drawn is {self.n.max()}")
+        values = pass_at_k(self.n[enough], self.c[enough], k)
+        means = values @ _bootstrap_weights(len(values), resamples, seed)
+        low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+        return k, values.mean(), low, high, len(values), int((~enough).sum())
+
+    def cover_at(self, taus) -> np.ndarray | float:
+        """Cover@tau: share of problems with c/n >= tau (arXiv 2510.08325); the shape of `taus`, each in [0, 1]."""
+        taus = np.asarray(taus, dtype=float)
+        if ((taus < 0) | (taus > 1)).any():
+            raise ValueError(f"tau is a share of correct samples, between 0 and 1; got {taus}")
+        return (self.c / self.n >= taus[..., None]).mean(-1)[()]
+
+
+@lru_cache(maxsize=4)
+def _bootstrap_weights(problems: int, resamples: int, seed: int) -> np.ndarray:
+    """`[problems, resamples]`: the share of a resample that each problem makes up. Kept, because every k uses the same."""
+    counts = np.random.default_rng(seed).multinomial(problems, np.full(problems, 1 / problems), size=resamples)
+    return counts.T / problems
+
+
+def compare(base: Outcomes, trained: Outcomes, k: int) -> pd.Series:
+    """Expected numbers of problems kept, forgotten, gained and never solved with k samples, trained against base.
+
+    With b and t a problem's unbiased Pass@k before and after, keep sums b t, forget b (1 - t), gain (1 - b) t and never
+    (1 - b)(1 - t): the expected counts when k fresh samples are drawn from each model. Problems are matched by
+    `problem_ids` where both have them, else by position.
+
+    Returns:
+        pandas Series with keep, forget, gain, never; they add up to the number of problems.
+
+    Raises:
+        ValueError: the two do not hold the same problems, or k is larger than n.
+    """
+    order = np.arange(len(trained))
+    if base.problem_ids is not None and trained.problem_ids is not None:
+        if set(base.problem_ids) != set(trained.problem_ids):
+            odd = set(base.problem_ids) ^ set(trained.problem_ids)
+            raise ValueError(
+                f"base and trained must hold the same problems; {len(odd)} differ, e.g. {next(iter(odd))!r}"
+            )
+        place = {name: i for i, name in enumerate(trained.problem_ids)}
+        order = np.array([place[name] for name in base.problem_ids])
+    if len(base) != len(trained):
+        raise ValueError(f"base has {len(base)} problems and trained {len(trained)}; evaluate both on the same set")
+    b, t = pass_at_k(base.n, base.c, k), pass_at_k(trained.n, trained.c, k)[order]
+    counts = {"keep": b * t, "forget": b * (1 - t), "gain": (1 - b) * t, "never": (1 - b) * (1 - t)}
+    return pd.Series({name: float(value.sum()) for name, value in counts.items()})

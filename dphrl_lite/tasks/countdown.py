@@ -1,0 +1,253 @@
+"""Countdown, the tiny model's verifiable task: reach a target with given numbers. Verifier and problem generator.
+
+Families, each a one-line prompt of words that the tiny tokenizer knows:
+
+    cd3, cd4   `countdown 2 5 9 target 47 =`  any expression that uses each number once, e.g. `5 * 9 + 2`
+    make       `make 17 =`                    any expression of three numbers from 1 to 10 with that value
+    sort       `sort 9 3 1 7 =`               `1 3 7 9`; never trained by RL, so it shows what is forgotten
+
+Nearly every cd problem has several right answers, which is what Pass@k and diversity need.
+"""
+
+import ast
+import hashlib
+import operator
+import re
+from fractions import Fraction
+from functools import cache
+from itertools import combinations_with_replacement, permutations, product
+
+import numpy as np
+
+from dphrl_lite.errors import lookup
+from dphrl_lite.tasks.base import Problem, Task, Verdict
+
+NUMBERS = range(1, 11)
+TARGETS = range(1, 100)
+_OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+_SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})
+_MAX_CHARACTERS = 200
+
+
+class Countdown(Task):
+    """Judges expressions. `problem.answer` is the target; `problem.meta["numbers"]` the numbers to use once each.
+
+    Without "numbers" (family `make`) any `meta["count"]` numbers from 1 to 10 serve (default 3). Family `sort` compares
+    the list of numbers. An answer may stand on the last line of a longer text and may end in `= target`.
+    """
+
+    name = "countdown"
+
+    def check(self, problem: Problem, completion: str) -> Verdict:
+        """`Verdict` for the last line of `completion`; its `distinct` is the expression up to the order of operands."""
+        lines = [line.strip() for line in completion.translate(_SIGNS).splitlines() if line.strip()]
+        if not lines:
+            return Verdict(False, None, "the completion is empty")
+        text = lines[-1]
+        if problem.meta.get("family") == "sort":
+            right = text.split() == str(problem.answer).split()
+            return Verdict(right, text, "sorted as asked" if right else f"expected {problem.answer}", text)
+        left, _, said = text.partition("=")
+        return self._check_expression(problem, left.strip(), said.strip())
+
+    def _check_expression(self, problem: Problem, text: str, said: str) -> Verdict:
+        target = Fraction(str(problem.answer))
+        try:
+            tree = parse(text)
+            value, used = evaluate(tree), sorted(_numbers(tree))
+        except (ValueError, ZeroDivisionError) as error:
+            return Verdict(False, text, str(error))
+        if said and said != str(problem.answer).strip():
+            return Verdict(False, text, f"claims to equal {said[:20]}, the target is {target}")
+        reason = _wrong_numbers(used, problem.meta)
+        if reason is None and value != target:
+            reason = f"equals {value}, the target is {target}"
+        return Verdict(reason is None, text, reason or f"equals {target}", canonical(tree))
+
+
+def _wrong_numbers(used: list[int], meta: dict) -> str | None:
+    if "numbers" in meta:
+        given = sorted(meta["numbers"])
+        return None if used == given else f"uses {used}, expected each of {given} once"
+    count = meta.get("count", 3)
+    allowed = len(used) == count and all(x in NUMBERS for x in used)
+    return None if allowed else f"uses {used}, expected {count} numbers from {NUMBERS[0]} to {NUMBERS[-1]}"
+
+
+def parse(text: str) -> ast.expr:
+    """The syntax tree of an arithmetic expression of whole numbers, + - * / and parentheses; nothing is ever executed.
+
+    Raises:
+        ValueError: anything else, with the reason.
+    """
+    if len(text) > _MAX_CHARACTERS:
+        raise ValueError(f"an expression of {len(text)} characters; at most {_MAX_CHARACTERS} are read")
+    if not re.fullmatch(r"[0-9+\-*/() ]+", text) or not text.isascii():
+        raise ValueError(f"not an arithmetic expression: {text[:60]!r}")
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        raise ValueError(f"not an arithmetic expression: {text[:60]!r}") from None
+    for node in ast.walk(tree):
+        known = isinstance(node, (ast.BinOp, ast.Constant, ast.operator))
+        if not known or (isinstance(node, ast.BinOp) and type(node.op) not in _OPERATORS):
+            raise ValueError(f"only + - * / between whole numbers are allowed: {text[:60]!r}")
+    return tree
+
+
+def evaluate(tree: ast.expr) -> Fraction:
+    """The exact value of a tree from `parse`. Raises `ZeroDivisionError` with words a student understands."""
+    if isinstance(tree, ast.Constant):
+        return Fraction(tree.value)
+    left, right = evaluate(tree.left), evaluate(tree.right)
+    if isinstance(tree.op, ast.Div) and right == 0:
+        raise ZeroDivisionError("divides by zero")
+    return _OPERATORS[type(tree.op)](left, right)
+
+
+def _numbers(tree: ast.expr) -> list[int]:
+    return [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+
+
+def canonical(tree: ast.expr) -> str:
+    """One spelling for expressions that differ only by the order or grouping of sums and products: 2+5*9 is 9*5+2."""
+    terms = sorted(f"{sign}{'*'.join(factors)}" for sign, factors in _terms(tree, "+"))
+    return "".join(terms)
+
+
+def _terms(tree: ast.expr, sign: str) -> list[tuple[str, list[str]]]:
+    if isinstance(tree, ast.BinOp) and isinstance(tree.op, (ast.Add, ast.Sub)):
+        flipped = {"+": "-", "-": "+"}[sign] if isinstance(tree.op, ast.Sub) else sign
+        return _terms(tree.left, sign) + _terms(tree.right, flipped)
+    return [(sign, sorted(_factors(tree, "")))]
+
+
+def _factors(tree: ast.expr, inverse: str) -> list[str]:
+    if isinstance(tree, ast.Constant):
+        return [f"{inverse}{tree.value}"]
+    if isinstance(tree.op, (ast.Mult, ast.Div)):
+        flipped = ("" if inverse else "/") if isinstance(tree.op, ast.Div) else inverse
+        return _factors(tree.left, inverse) + _factors(tree.right, flipped)
+    return [f"{inverse}({canonical(tree)})"]
+
+
+# ---- problems --------------------------------------------------------------------------------------------------------
+
+
+def is_held_out(numbers) -> bool:
+    """Whether a multiset of numbers belongs to the test fifth, hidden from supervised learning and from RL."""
+    digest = hashlib.sha256(" ".join(map(str, sorted(numbers))).encode()).digest()
+    return digest[0] < 256 // 5
+
+
+@cache
+def solutions(numbers: tuple[int, ...]) -> dict[int, list[str]]:
+    """Every infix expression without parentheses over `numbers`, by its value in 1 ... 99, in a fixed order."""
+    found: dict[int, dict[str, None]] = {}
+    for order in sorted(set(permutations(numbers))):
+        for signs in product("+-*", repeat=len(numbers) - 1):
+            words = [str(order[0])] + [word for pair in zip(signs, map(str, order[1:]), strict=True) for word in pair]
+            value = _value(order, signs)
+            if value in TARGETS:
+                found.setdefault(value, {})[" ".join(words)] = None
+    return {value: list(expressions) for value, expressions in sorted(found.items())}
+
+
+def _value(order: tuple[int, ...], signs: tuple[str, ...]) -> int:
+    total, term = 0, order[0]
+    for sign, number in zip(signs, order[1:], strict=True):
+        if sign == "*":
+            term *= number
+        else:
+            total, term = total + term, number if sign == "+" else -number
+    return total + term
+
+
+def _multisets(size: int, split: str) -> list[tuple[int, ...]]:
+    return [m for m in combinations_with_replacement(NUMBERS, size) if is_held_out(m) == (split == "test")]
+
+
+def _countdown(numbers: tuple[int, ...], target: int) -> Problem:
+    words, family = " ".join(map(str, numbers)), f"cd{len(numbers)}"
+    prompt = f"countdown {words} target {target} ="
+    meta = {"family": family, "numbers": list(numbers)}
+    return Problem(f"{family}:{words.replace(' ', '-')}:{target}", prompt, str(target), meta)
+
+
+def _sort(numbers: tuple[int, ...]) -> Problem:
+    words = " ".join(map(str, numbers))
+    answer = " ".join(map(str, sorted(numbers)))
+    return Problem(f"sort:{words.replace(' ', '-')}", f"sort {words} =", answer, {"family": "sort"})
+
+
+def _make(target: int) -> Problem:
+    return Problem(f"make:{target}", f"make {target} =", str(target), {"family": "make", "count": 3})
+
+
+def _all_problems(family: str, split: str) -> list[Problem]:
+    size = 3 if family == "cd3" else 4
+    if family == "sort":
+        return [_sort(order) for m in _multisets(4, split) for order in sorted(set(permutations(m)))]
+    if family == "make":
+        return [_make(target) for target in TARGETS if target in _makeable()]
+    return [_countdown(m, target) for m in _multisets(size, split) for target in solutions(m)]
+
+
+@cache
+def _makeable() -> dict[int, list[str]]:
+    """Expressions of three numbers by value; no target is held out, so both splits hold the same targets."""
+    found: dict[int, list[str]] = {}
+    for numbers in _multisets(3, "train"):
+        for value, expressions in solutions(numbers).items():
+            found.setdefault(value, []).extend(expressions)
+    return found
+
+
+FAMILIES = ("cd3", "cd4", "sort", "make")
+
+
+def problems(family: str, count: int | None = None, split: str = "train", seed: int = 0) -> list[Problem]:
+    """`count` different problems of one family ("cd3", "cd4", "sort", "make"), all of them if `count` is None.
+
+    Split "test" holds the number multisets that neither supervised learning nor RL ever sees (`make` has no such split).
+
+    Raises:
+        ValueError: unknown family or split, or more problems asked for than there are.
+    """
+    lookup(dict.fromkeys(FAMILIES), "countdown family", family)
+    lookup({"train": 0, "test": 0}, "split", split)
+    pool = _all_problems(family, split)
+    if count is not None and count > len(pool):
+        raise ValueError(f"asked for {count} {family} problems of split {split!r}; there are {len(pool)}")
+    order = np.random.default_rng(seed).permutation(len(pool))[:count]
+    return [pool[i] for i in order]
+
+
+def supervised_examples(count: int, seed: int) -> list[tuple[str, str]]:
+    """`count` (prompt, answer) pairs for supervised learning, in the mix cd3 .30, cd4 .40, sort .12, make .18.
+
+    Each answer is one of the right ones, drawn uniformly, so that the model learns to spread over all ways to be right.
+    """
+    rng = np.random.default_rng(seed)
+    multisets = {size: _multisets(size, "train") for size in (3, 4)}
+    targets = list(_makeable().items())
+    examples = []
+    for family in rng.choice(FAMILIES, size=count, p=[0.30, 0.40, 0.12, 0.18]):
+        if family == "make":
+            target, expressions = targets[rng.integers(len(targets))]
+            examples.append((_make(target).prompt, _pick(expressions, rng)))
+            continue
+        size = 3 if family == "cd3" else 4
+        numbers = multisets[size][rng.integers(len(multisets[size]))]
+        if family == "sort":
+            problem = _sort(tuple(int(x) for x in rng.permutation(numbers)))
+            examples.append((problem.prompt, problem.answer))
+        else:
+            by_value = solutions(numbers)
+            target = _pick(list(by_value), rng)
+            examples.append((_countdown(numbers, target).prompt, _pick(by_value[target], rng)))
+    return examples
+
+
+def _pick(options: list, rng: np.random.Generator):
+    return options[rng.integers(len(options))]

@@ -1,0 +1,138 @@
+"""The command line, and what the doctor says of machines that we do not have."""
+
+import importlib.metadata
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from dphrl_lite import cli, doctor
+
+PACKAGES = tuple(doctor.Package(name, ">=1", "qlora", "1.0", True) for name in ("bitsandbytes", "peft"))
+LAPTOP = doctor.Machine(PACKAGES, ram_gb=8, ram_free_gb=6, disk_free_gb=50, data=frozenset(doctor.DATA))
+CARD = replace(LAPTOP, device="cuda", device_name="NVIDIA T4", gpu_gb=14.6)
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Make distributions look uninstalled."""
+    real = importlib.metadata.version
+
+    def hide(*names):
+        def version(name):
+            if name in names:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return real(name)
+
+        monkeypatch.setattr(importlib.metadata, "version", version)
+
+    return hide
+
+
+def test_no_command_prints_the_help(capsys):
+    assert cli.main([]) == 0
+    assert "doctor" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.strip() == f"dphrl-lite {importlib.metadata.version('dphrl-lite')}"
+
+
+def test_unknown_command_is_refused_with_the_known_ones(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["cure"])
+    assert stop.value.code == 2
+    assert "doctor" in capsys.readouterr().err
+
+
+def test_doctor_is_content_here(capsys):
+    assert cli.main(["doctor"]) == 0
+    report = capsys.readouterr().out
+    for word in ("torch", "jupyterlab", "python", "memory", "disk", "browser", "model tiny", "model qlora-7b"):
+        assert word in report
+    assert "Everything required is installed." in report
+
+
+def test_doctor_names_a_missing_package_and_the_command(capsys, without):
+    without("sqlglot")
+    assert cli.main(["doctor"]) == 1
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert "sqlglot (>=" in last
+    assert 'pip install -c constraints.txt -e "."' in last
+
+
+def test_doctor_passes_without_an_optional_package(capsys, without):
+    without("peft")
+    assert cli.main(["doctor"]) == 0
+    assert '-e ".[qlora]"' in capsys.readouterr().out
+
+
+def test_doctor_notices_a_version_that_is_too_old(monkeypatch, capsys):
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "4.0" if name == "transformers" else real(name))
+    assert cli.main(["doctor"]) == 1
+    assert "4.0, but >=5.0 is needed" in capsys.readouterr().out
+
+
+def test_doctor_says_when_the_package_itself_is_not_installed(monkeypatch, capsys):
+    def requires(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", requires)
+    assert cli.main(["doctor"]) == 1
+    assert "dphrl-lite is not installed" in capsys.readouterr().out
+
+
+def test_doctor_imports_no_third_party_package_at_the_top():
+    code = "import sys, dphrl_lite.cli, dphrl_lite.doctor; print({'torch', 'numpy', 'psutil', 'packaging'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_doctor_survives_a_torch_that_cannot_be_imported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = doctor.find_device()
+    assert found["device"] == "cpu"
+    assert "torch cannot be imported" in found["device_name"]
+
+
+def test_laptop_runs_all_but_the_7b_model():
+    tiny, small, qlora = doctor.judge(LAPTOP)
+    assert tiny.works and small.works and not qlora.works
+    assert "no CUDA GPU" in qlora.reasons[0]
+
+
+def test_card_of_16_gb_runs_the_7b_model():
+    assert all(verdict.works for verdict in doctor.judge(CARD))
+
+
+@pytest.mark.parametrize(
+    ("machine", "reason"),
+    [
+        (replace(CARD, gpu_gb=8.0), "NVIDIA T4 has 8.0 GB, at least 14 GB needed"),
+        (
+            replace(CARD, packages=(replace(PACKAGES[0], installed=None, fits=False),)),
+            "missing or too old: bitsandbytes",
+        ),
+        (replace(CARD, device="mps"), "torch computes on mps"),
+    ],
+)
+def test_reasons_against_the_7b_model(machine, reason):
+    verdict = doctor.judge_qlora(machine)
+    assert not verdict.works
+    assert reason in verdict.reasons[0]
+
+
+def test_too_little_memory_for_the_small_model():
+    verdict = doctor.judge_small(replace(LAPTOP, ram_free_gb=2.0))
+    assert verdict.reasons == ("2.0 GB of memory free, about 4 GB needed",)
+
+
+def test_missing_data_comes_with_the_command_that_remakes_it():
+    verdict = doctor.judge_tiny(replace(LAPTOP, data=frozenset({"sql"})))
+    assert verdict.reasons == ("data/tiny is missing; python data/make_tiny.py",)
+    lines = doctor.describe_verdicts([verdict])
+    assert lines[1].split()[0] == "no"

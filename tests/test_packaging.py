@@ -1,0 +1,89 @@
+"""pyproject.toml, constraints.txt, environment.yml and LICENSE say the same."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def direct_requirements():
+    lines = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
+    return [Requirement(line) for line in lines]
+
+
+def pins():
+    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(requirement.name): requirement for requirement in requirements}
+
+
+def conda():
+    return yaml.safe_load((REPOSITORY / "environment.yml").read_text())
+
+
+def conda_pip_lines():
+    return next(entry["pip"] for entry in conda()["dependencies"] if isinstance(entry, dict))
+
+
+@pytest.mark.parametrize("requirement", direct_requirements(), ids=str)
+def test_constraints_pin_every_direct_requirement(requirement):
+    pin = pins().get(canonicalize_name(requirement.name))
+    assert pin is not None, f"constraints.txt does not pin {requirement.name}: run make constraints"
+    (exact,) = pin.specifier
+    assert exact.operator == "=="
+    assert requirement.specifier.contains(exact.version), f"{pin} in constraints.txt is outside {requirement}"
+
+
+def test_constraints_hold_only_exact_public_versions():
+    """A local version such as 2.x+cpu would shut out the CUDA build, and nvidia pins every machine without one."""
+    for name, pin in pins().items():
+        assert re.fullmatch(r"==[\w.]+", str(pin.specifier)), f"{pin} is no exact public version"
+        assert not name.startswith("nvidia"), f"{pin} is wanted on CUDA machines only"
+        assert name != "dphrl-lite"
+
+
+def test_conda_takes_the_package_with_every_extra_under_the_constraints():
+    lines = conda_pip_lines()
+    (editable,) = (line for line in lines if line.startswith("-e "))
+    named = re.fullmatch(r"-e \.\[([\w,]+)\]", editable)
+    assert named, f"expected '-e .[extras]' in environment.yml, found {editable!r}"
+    assert set(named[1].split(",")) == set(EXTRAS)
+    assert "-c constraints.txt" in lines
+
+
+def test_conda_and_make_install_the_same_extras():
+    (line,) = re.findall(r"^EXTRAS := (\S+)$", (REPOSITORY / "Makefile").read_text(), flags=re.M)
+    assert set(line.split(",")) == set(EXTRAS)
+
+
+def test_conda_python_is_within_the_supported_range():
+    (entry,) = (entry for entry in conda()["dependencies"] if str(entry).startswith("python "))
+    conda_range, ours = SpecifierSet(entry.removeprefix("python ")), SpecifierSet(PROJECT["requires-python"])
+    taken = [f"3.{minor}" for minor in range(8, 20) if conda_range.contains(f"3.{minor}")]
+    assert taken, f"environment.yml takes no Python: {entry}"
+    assert taken[0] == min((s.version for s in ours if s.operator == ">="), default=None)
+    assert all(ours.contains(version) for version in taken)
+
+
+def test_conda_environment_has_the_name_of_the_project():
+    assert conda()["name"] == PROJECT["name"]
+    assert conda()["channels"] == ["conda-forge"]
+
+
+def test_licence_is_apache_2():
+    assert PROJECT["license"] == "Apache-2.0"
+    text = (REPOSITORY / "LICENSE").read_text()
+    assert "Apache License" in text and "Version 2.0, January 2004" in text
+
+
+def test_readme_named_by_the_metadata_is_there():
+    assert (REPOSITORY / PROJECT["readme"]).is_file(), f"pyproject.toml names {PROJECT['readme']}, which is not there"

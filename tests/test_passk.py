@@ -1,0 +1,122 @@
+"""Pass@k against exact fractions, brute force, and figures computed elsewhere on published outcomes."""
+
+import json
+from fractions import Fraction
+from itertools import combinations
+from math import comb
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dphrl_lite import passk
+from dphrl_lite.passk import Outcomes
+
+
+@given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
+def test_against_exact_fractions(nck):
+    n, c, k = nck
+    assert passk.pass_at_k(n, c, k) == pytest.approx(float(1 - Fraction(comb(n - c, k), comb(n, k))), abs=1e-12)
+
+
+def test_large_n_is_still_exact():
+    exact = float(1 - Fraction(comb(9_990, 512), comb(10_000, 512)))
+    assert passk.pass_at_k(10_000, 10, 512) == pytest.approx(exact, rel=1e-11)
+
+
+def test_against_counting_all_subsets():
+    outcomes = [1, 0, 0, 1, 0, 0, 0]
+    hits = [any(chosen) for chosen in combinations(outcomes, 3)]
+    assert passk.pass_at_k(7, 2, 3) == pytest.approx(np.mean(hits))
+
+
+def test_broadcasts():
+    values = passk.pass_at_k(8, np.array([[0], [4], [8]]), np.array([1, 8]))
+    assert np.allclose(values, [[0, 0], [0.5, 1], [1, 1]])
+    assert isinstance(passk.pass_at_k(8, 4, 1), float)
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(4, 1, 5), (4, 5, 1), (-1, 0, 1), (4, -1, 1), (4, 1, 0), (4, 1.5, 1)])
+def test_impossible_counts_are_refused(n, c, k):
+    with pytest.raises(ValueError, match="expected|must|draw"):
+        passk.pass_at_k(n, c, k)
+
+
+def test_reference_figures_qwen(shared_data):
+    rows = [json.loads(line) for line in (shared_data / "rollouts/qwen_math_100x8.jsonl").open()]
+    table = Outcomes(np.array([row["score"] for row in rows])).pass_at_k([1, 2, 4, 8])
+    assert table["mean"].round(4).tolist() == [0.9100, 0.9329, 0.9510, 0.9600]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"), [(0, [0.3348, 0.4484, 0.5499, 0.6369]), (43, [0.4704, 0.5711, 0.6548, 0.7237])]
+)
+def test_reference_figures_dsr(shared_data, epoch, expected):
+    counts = json.loads((shared_data / "rollouts/dsr_correct_of_8_by_epoch.json").read_text())
+    table = Outcomes.from_counts(8, [c[epoch] for c in counts.values()]).pass_at_k([1, 2, 4, 8])
+    assert table["mean"].round(4).tolist() == expected
+
+
+def test_bands_cover_the_truth_about_as_often_as_they_say():
+    rng, inside = np.random.default_rng(0), 0
+    for trial in range(200):
+        solve = rng.beta(0.6, 0.9, size=80)
+        row = Outcomes.from_counts(16, rng.binomial(16, solve)).pass_at_k(4, confidence=0.9, seed=trial).iloc[0]
+        inside += row.low <= 1 - ((1 - rng.beta(0.6, 0.9, size=200_000)) ** 4).mean() <= row.high
+    assert 0.83 <= inside / 200 <= 0.96
+
+
+def test_bands_are_reproducible_and_ordered():
+    out = Outcomes(np.random.default_rng(1).random((30, 16)) < 0.3)
+    table = out.pass_at_k([1, 4, 16])
+    assert table.equals(out.pass_at_k([1, 4, 16]))
+    assert (table["low"] < table["mean"]).all()
+    assert (table["mean"] < table["high"]).all()
+
+
+def test_ragged_problems_raise_or_are_dropped_and_counted():
+    out = Outcomes.from_counts([8, 2, 4], [4, 1, 0])
+    with pytest.raises(ValueError, match="1 of 3 problems have fewer than k = 4 samples"):
+        out.pass_at_k([1, 4])
+    table = out.pass_at_k([1, 4, 8], drop_short=True)
+    assert table["dropped"].tolist() == [0, 1, 2]
+    assert table["problems"].tolist() == [3, 2, 1]
+    assert table["mean"].tolist() == pytest.approx([(0.5 + 0.5 + 0) / 3, (1 - 1 / 70) / 2, 1.0])
+    with pytest.raises(ValueError, match="no problem has k = 9"):
+        out.pass_at_k(9, drop_short=True)
+
+
+def test_cover_at():
+    out = Outcomes.from_counts(10, [0, 6, 7, 10])
+    assert out.cover_at([0.0, 0.6, 0.7, 1.0]).tolist() == [1.0, 0.75, 0.5, 0.25]
+    assert out.cover_at(0.6) == 0.75
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        out.cover_at(1.2)
+
+
+def test_compare_gives_expected_counts():
+    base, trained = Outcomes.from_counts(4, [4, 4, 0, 0, 2]), Outcomes.from_counts(4, [4, 0, 4, 0, 2])
+    assert passk.compare(base, trained, k=1).to_dict() == {"keep": 1.25, "forget": 1.25, "gain": 1.25, "never": 1.25}
+
+
+def test_compare_matches_problems_by_id():
+    base = Outcomes.from_counts(4, [4, 0], problem_ids=["a", "b"])
+    trained = Outcomes.from_counts(4, [0, 4], problem_ids=["b", "a"])
+    assert passk.compare(base, trained, k=1).keep == 1
+    with pytest.raises(ValueError, match="same problems"):
+        passk.compare(base, Outcomes.from_counts(4, [0, 4], problem_ids=["b", "c"]), k=1)
+    with pytest.raises(ValueError, match="same set"):
+        passk.compare(base, Outcomes.from_counts(4, [1]), k=1)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: Outcomes([0.3, 0.4]),
+    lambda: Outcomes(np.zeros((0, 3), bool)),
+    lambda: Outcomes.from_counts([2, 2], [3, 0]),
+    lambda: Outcomes.from_counts(0, [0]),
+    lambda: Outcomes(np.zeros((2, 2), bool), problem_ids=["a", "a"]),
+])  # fmt: skip
+def test_bad_outcomes_are_refused(make):
+    with pytest.raises(ValueError, match="must|need|more correct"):
+        make()
