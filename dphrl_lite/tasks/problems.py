@@ -23,27 +23,21 @@ def _final_number(row: dict) -> str:
     return row["answer"].partition("####")[2].strip().replace(",", "")
 
 
+def _spider_prompt(row: dict) -> str:
+    return row.get("prompt") or row["question"]
+
+
 def _bird_prompt(row: dict) -> str:
     return f"{row['question']}\n{row['evidence']}".strip() if row.get("evidence") else row["question"]
 
 
+_SQL = {"db_id": "db_id", "question": "question"}
+
 MAPPINGS: dict[str, dict[str, Column]] = {
     "gsm8k": {"prompt": "question", "answer": _final_number},
     "math500": {"id": "unique_id", "prompt": "problem", "answer": "answer", "subject": "subject", "level": "level"},
-    "spider": {
-        "prompt": lambda row: row.get("prompt") or row["question"],
-        "answer": lambda row: row.get("gold_sql") or row["query"],
-        "db_id": "db_id",
-        "question": "question",
-    },
-    "bird": {
-        "id": "question_id",
-        "prompt": _bird_prompt,
-        "answer": "SQL",
-        "db_id": "db_id",
-        "question": "question",
-        "difficulty": "difficulty",
-    },
+    "spider": {"prompt": _spider_prompt, "answer": lambda row: row.get("gold_sql") or row["query"], **_SQL},
+    "bird": {"id": "question_id", "prompt": _bird_prompt, "answer": "SQL", **_SQL, "difficulty": "difficulty"},
 }
 
 
@@ -63,6 +57,10 @@ def load_problems(source, *, split=None, columns=None, limit=None) -> list[Probl
     rows, stem = _rows(source, split)
     problems: dict[str, Problem] = {}
     for number, row in enumerate(islice(rows, limit)):
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"row {number} of {source} is of type {type(row).__name__}; expected an object with named columns"
+            )
         problem = _problem(row, mapping, f"{stem}-{number}", f"row {number} of {source}")
         if problem.id in problems:
             raise ValueError(
@@ -71,9 +69,7 @@ def load_problems(source, *, split=None, columns=None, limit=None) -> list[Probl
             )
         problems[problem.id] = problem
     if not problems:
-        raise ValueError(
-            f"{source} (split {split!r}) holds no rows; expected at least one: check the file, split, limit"
-        )
+        raise ValueError(f"{source} (split {split!r}) holds no rows; expected one or more: check file, split and limit")
     return list(problems.values())
 
 
@@ -85,6 +81,7 @@ def _problem(row: dict, mapping: Mapping[str, Column] | None, default_id: str, w
     else:
         mapping, meta = {**({"id": "id"} if "id" in row else {}), **mapping}, {}
     meta = {key: _value(row, column, where) for key, column in mapping.items() if key not in _FIELDS} | meta
+    prompt = _value(row, mapping.get("prompt", "prompt"), where)
     answer = _value(row, mapping.get("answer", "answer"), where)
     if answer is None or not str(answer).strip():
         raise ValueError(
@@ -92,7 +89,6 @@ def _problem(row: dict, mapping: Mapping[str, Column] | None, default_id: str, w
             "verified against: fill it in, drop the row, or map `answer` to another column"
         )
     name = _value(row, mapping["id"], where) if "id" in mapping else default_id
-    prompt = _value(row, mapping.get("prompt", "prompt"), where)
     return Problem(id=str(name), prompt=str(prompt), answer=str(answer), meta=meta)
 
 
@@ -120,9 +116,7 @@ def _rows(source, split: str | None) -> tuple[Iterator[dict], str]:
             f"no file {str(source)!r}, looked for from {str(Path.cwd())!r}; expected a file of problems: check the path"
         )
     if split not in (None, "train"):
-        raise ValueError(
-            f"{source} is one file, without a split {split!r}: leave `split` out, or name that split's file"
-        )
+        raise ValueError(f"{source} is one file, without a split {split!r}: leave `split` out or name another file")
     return _READERS[path.suffix.lower()](path), path.stem
 
 
@@ -156,11 +150,9 @@ _READERS = {".json": _json_rows, ".jsonl": _json_rows, ".csv": _csv_rows, ".parq
 def _hub_rows(source: str, split: str | None) -> tuple[Iterator[dict], str]:
     import datasets  # takes a second to import, and most problems come from local files
 
-    name, config = (
-        (source, None) if Path(source).exists() else (source.partition(":")[0], source.partition(":")[2] or None)
-    )
+    name, _, config = (source, "", "") if Path(source).exists() else source.partition(":")
     try:
-        found = datasets.load_dataset(name, config, split=split)
+        found = datasets.load_dataset(name, config or None, split=split)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"cannot load {source!r} (split {split!r}): {error}. Expected a .json, .jsonl, .csv or .parquet file, or a "

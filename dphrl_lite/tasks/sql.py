@@ -49,8 +49,12 @@ _WORDS = "select|values|insert|update|delete|drop|create|alter|attach|detach|pra
 _STATEMENT = re.compile(rf"\s*(?:(?:{_WORDS})\b|{_WITH})", re.IGNORECASE)
 _TOKEN = re.compile(r"'[^']*(?:'|\Z)|\"[^\"]*(?:\"|\Z)|--[^\n]*|/\*.*?(?:\*/|\Z)|;", re.DOTALL)
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
-_CTE = re.compile(r"(?<![\w$])([\w$]+)[\"`\]']? ?(?:\([^()]{0,500}\) ?)?\bas ?(?:not )?(?:materialized ?)?\(")
-_TABLE_USE = re.compile(r"(?:\bfrom|\bjoin|[,(]) ?[\"`\[']?([\w$]+)")
+_QUOTED = re.compile(
+    _COMMENT.pattern + r"|'[^']*(?:'|\Z)|\"[^\"]*(?:\"|\Z)|`[^`]*(?:`|\Z)|\[[^\]]*(?:\]|\Z)", re.DOTALL
+)
+_AS_QUERY = r" ?(?:\([^()]{0,500}\) ?)?\bas ?(?:not )?(?:materialized ?)?\("
+_CTE = re.compile(rf"(?<!\w)(\w+){_AS_QUERY}")
+_TABLE_USE = re.compile(rf"(?:\bfrom|\bjoin|[,(]) ?(\w+)(?!\w)(?!{_AS_QUERY})")
 _ORDER_BY = re.compile(r"\border\s+by\b", re.IGNORECASE)
 
 Rows = list[tuple]
@@ -188,14 +192,21 @@ def _first_statement(text: str) -> str:
     """`text` up to a `;` that prose follows, or all of it, up to a stray closing fence in either case."""
     text = text.split("```")[0]
     end = next((token.end() for token in _TOKEN.finditer(text) if token[0] == ";"), len(text))
-    return text.strip() if _STATEMENT.match(text, end) else text[:end].strip()
+    return text.strip() if _STATEMENT.match(_COMMENT.sub("", text[end:])) else text[:end].strip()
 
 
 def _cte_copies(sql: str) -> int:
     """An upper bound on how many copies of one subquery SQLite makes when it expands the WITH clauses."""
-    sql = " ".join(_COMMENT.sub(" ", sql.lower()).split())
+    sql = " ".join(_QUOTED.sub(_as_word, sql.lower().replace("$", "_")).split())
     uses = Counter(_TABLE_USE.findall(sql))
     return prod(max(1, uses[name]) for name in set(_CTE.findall(sql)))
+
+
+def _as_word(match: re.Match) -> str:
+    """A quoted name or string as one plain word, a comment as a space."""
+    if _COMMENT.match(match[0]):
+        return " "
+    return " " + re.sub(r"\W", "_", match[0][1:].rstrip(match[0][0] + "]")) + " "
 
 
 @contextmanager

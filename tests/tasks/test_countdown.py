@@ -1,0 +1,320 @@
+"""Countdown: the verifier against Python's own arithmetic and brute force; what a hostile model may write; the problems."""
+
+import itertools
+import operator
+import random
+from collections import Counter
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dphrl_lite.tasks import Problem, get
+from dphrl_lite.tasks.countdown import FAMILIES, NUMBERS, canonical, parse, problems, solutions, supervised_examples
+
+TASK = get("countdown")
+
+
+def cd(numbers, target):
+    return Problem("p", "", str(target), {"family": "cd", "numbers": list(numbers)})
+
+
+def make(target, **meta):
+    return Problem("m", "", str(target), {"family": "make", **meta})
+
+
+# Trees of (sign, left, right) and numbers: written out, and evaluated with Fractions, without the code under test.
+OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+LEAF = st.integers(1, 10)
+TREE = st.recursive(LEAF, lambda inner: st.tuples(st.sampled_from("+-*/"), inner, inner), max_leaves=6)
+
+
+def leaves(tree):
+    return [tree] if isinstance(tree, int) else leaves(tree[1]) + leaves(tree[2])
+
+
+def written(tree):
+    if isinstance(tree, int):
+        return str(tree)
+    return f"({written(tree[1])} {tree[0]} {written(tree[2])})"
+
+
+def value(tree):
+    """Exact; None where a division by zero stands anywhere inside."""
+    if isinstance(tree, int):
+        return Fraction(tree)
+    sign, a, b = tree[0], value(tree[1]), value(tree[2])
+    if None in (a, b) or (sign == "/" and b == 0):
+        return None
+    return OPERATORS[sign](a, b)
+
+
+def shuffled(tree, rng):
+    """The same expression with the operands of some sums and products exchanged."""
+    if isinstance(tree, int):
+        return tree
+    a, b = shuffled(tree[1], rng), shuffled(tree[2], rng)
+    return (tree[0], b, a) if tree[0] in "+*" and rng.random() < 0.5 else (tree[0], a, b)
+
+
+@settings(max_examples=300, deadline=None)
+@given(tree=TREE, off=st.sampled_from([0, 0, 1, Fraction(1, 3)]))
+def test_verdict_is_that_of_exact_arithmetic(tree, off):
+    exact = value(tree)
+    verdict = TASK.verify(cd(leaves(tree), (exact or 0) + off), written(tree))
+    assert verdict.correct == (exact is not None and off == 0)
+    assert ("divides by zero" in verdict.reason) == (exact is None)
+
+
+@settings(max_examples=200, deadline=None)
+@given(tree=TREE.filter(lambda t: value(t) is not None), extra=LEAF, drop=st.booleans())
+def test_each_number_once_no_more_no_less(tree, extra, drop):
+    used = leaves(tree)
+    verdict = TASK.verify(cd(used[1:] if drop else [*used, extra], value(tree)), written(tree))
+    assert not verdict.correct
+    assert "once" in verdict.reason
+
+
+@settings(max_examples=200, deadline=None)
+@given(tree=TREE, seed=st.integers(0, 99))
+def test_order_of_operands_does_not_make_another_solution(tree, seed):
+    other = shuffled(tree, random.Random(seed))
+    assert canonical(parse(written(tree))) == canonical(parse(written(other)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(tree=TREE)
+def test_the_canonical_form_keeps_numbers_and_divisions(tree):
+    form = canonical(parse(written(tree)))
+    assert sorted(leaves(tree)) == sorted(int(x) for x in form.translate(str.maketrans("+-*/()", "      ")).split())
+
+
+@pytest.mark.parametrize(("a", "b", "same"), [
+    ("2 + 5 * 9", "9*5+2", True),
+    ("(2 + 5) + 9", "9 + (5 + 2)", True),
+    ("9 - 5 - 2", "9 - 2 - 5", True),
+    ("9 - (5 - 2)", "9 + 2 - 5", True),
+    ("8 / 4 / 2", "8 / (4 * 2)", True),
+    ("8 / (4 / 2)", "2 * 8 / 4", True),
+    ("3 * (4 + 5)", "(5 + 4) * 3", True),
+    ("9 - (5 + 2)", "9 - 5 + 2", False),
+    ("3 * (4 + 5)", "3 * 4 + 5", False),
+    ("3 * 4 + 3 * 5", "3 * (4 + 5)", False),
+    ("6 - 2", "2 - 6", False),
+    ("2 * 2", "2 + 2", False),
+])  # fmt: skip
+def test_canonical_forms_by_hand(a, b, same):
+    assert (canonical(parse(a)) == canonical(parse(b))) == same
+
+
+@pytest.mark.parametrize(("completion", "correct"), [
+    ("5 * 9 + 2", True),
+    ("  2+9*5  ", True),
+    ("2 + (9 × 5)", True),
+    ("2 + 9 · 5", True),
+    ("9 * 5 − (2 − 4)", False),
+    ("9 × 5 – 2", False),
+    ("9 * 5 + 2 = 47", True),
+    ("9 * 5 + 2 =", True),
+    ("9 * 5 + 2 = 48", False),
+    ("9 * 5 + 2 = 47 = 47", False),
+    ("5 + 9 + 2", False),
+    ("let me think\n9 - 5 is 4\n\n5 * 9 + 2\n\n", True),
+    ("5 * 9 + 2\nI am sure", False),
+    ("47", False),
+    ("= 47", False),
+])  # fmt: skip
+def test_how_an_answer_may_be_written(completion, correct):
+    assert TASK.verify(cd([2, 5, 9], 47), completion).correct == correct
+
+
+@pytest.mark.parametrize("completion", [
+    "", " ", "\n\n\t", "\x00", "\ud800", "=", "==", "()", "(", "1 +", "+ 1", "- 1 + 2", "1 2", "1 (2)", "1_0 + 2", "0x2f", "047",
+    "__import__('os').system('true')", "().__class__", "lambda: 0", "True + 46", "47 if 1 else 0", "[47]", "47,", "47j", "1e9",
+    "9**9**9", "9 ** 9 ** 9 ** 9", "2 // 1", "7 % 4", "1 << 9", "7 @ 2", "~7", "1 < 2", "x := 47", "47 # 1 + 2", "4７", "四十七",
+    "²", "1 / 0", "1 / (5 - 5)", "9" * 150 + "*" + "9" * 49, "9" * 5000, "(" * 90 + "1" + ")" * 90, "(" * 100_000, "1+" * 500_000,
+    "a" * 1_000_000, "\n" * 1_000_000, "1+1\n" * 250_000,
+])  # fmt: skip
+def test_hostile_completions_are_wrong_and_nothing_else(completion):
+    for problem in (cd([2, 5, 9], 47), make(47), Problem("s", "", "1 2 3 4", {"family": "sort"})):
+        verdict = TASK.verify(problem, completion)
+        assert verdict.correct is False
+        assert verdict.reason
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(st.text(), st.text(alphabet="0123456789+-*/() =\n")))
+def test_never_raises_whatever_the_text(completion):
+    assert not TASK.verify(cd([11], 12), completion).correct  # 11 alone never makes 12
+
+
+def test_refusals_name_the_reason():
+    reason = lambda text: TASK.verify(cd([2, 5, 9], 47), text).reason
+    assert reason("5 + 9 + 2") == "equals 16, the target is 47"
+    assert reason("5 * 9 + 3") == "uses [3, 5, 9], expected each of [2, 5, 9] once"
+    assert "claims to equal 48" in reason("5 * 9 + 2 = 48")
+    assert "only + - * /" in reason("2 ** 5")
+    assert "at most 200" in reason("1 + " * 100 + "1")
+    assert "empty" in reason("")
+
+
+def test_division_is_exact():
+    assert TASK.verify(cd([1, 3, 3], 1), "1 / 3 * 3").correct
+    assert not TASK.verify(cd([3, 7], 0), "3 / 7").correct
+    assert TASK.verify(cd([3, 7], "3/7"), "3 / 7").correct
+
+
+def test_make_takes_any_three_numbers_from_1_to_10():
+    assert TASK.verify(make(17), "10 + 5 + 2").correct
+    assert TASK.verify(make(17), "10 + 10 - 3").correct
+    for wrong in ("17", "10 + 7", "11 + 5 + 1", "0 + 10 + 7", "5 + 5 + 5 + 2", "10 + 5 + 3"):
+        assert not TASK.verify(make(17), wrong).correct, wrong
+    assert TASK.verify(make(17, count=2), "10 + 7").correct
+
+
+def test_sort_compares_the_list_of_numbers():
+    problem = Problem("s", "", "1 3 7 9", {"family": "sort"})
+    assert TASK.verify(problem, " 1 3  7 9 ").correct
+    for wrong in ("9 7 3 1", "1 3 7", "1 3 7 9 9", "1, 3, 7, 9", "1379"):
+        assert not TASK.verify(problem, wrong).correct, wrong
+
+
+def test_a_problem_without_an_answer_is_the_datas_fault():
+    with pytest.raises(ValueError, match="'p' has no answer"):
+        TASK.verify(Problem("p", "", " ", {"numbers": [1]}), "1")
+
+
+# ---- problems --------------------------------------------------------------------------------------------------------
+
+
+def brute_force(numbers):
+    """Value -> expressions without parentheses, by writing all and letting Python evaluate them."""
+    found = {}
+    for order in itertools.permutations(numbers):
+        for signs in itertools.product("+-*", repeat=len(numbers) - 1):
+            text = str(order[0]) + "".join(f" {s} {n}" for s, n in zip(signs, order[1:], strict=True))
+            found.setdefault(eval(text), set()).add(text)
+    return {v: texts for v, texts in found.items() if 1 <= v <= 99}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from(NUMBERS), min_size=3, max_size=4).map(sorted))
+def test_solutions_are_all_there_are_and_each_is_accepted(numbers):
+    ours = solutions(tuple(numbers))
+    assert {v: set(texts) for v, texts in ours.items()} == brute_force(numbers)
+    for target, texts in ours.items():
+        assert len(texts) == len(set(texts))
+        assert TASK.verify(cd(numbers, target), texts[0]).correct
+
+
+@pytest.fixture(scope="module")
+def everything():
+    return {(f, split): problems(f, split=split) for f in FAMILIES for split in ("train", "test")}
+
+
+def multisets(found, family):
+    if family == "sort":
+        return {tuple(sorted(map(int, p.answer.split()))) for p in found}
+    return {tuple(sorted(p.meta["numbers"])) for p in found}
+
+
+@pytest.mark.parametrize(("family", "size"), [("cd3", 3), ("cd4", 4), ("sort", 4)])
+def test_the_test_split_holds_other_multisets_about_a_fifth(everything, family, size):
+    train, test = (multisets(everything[family, split], family) for split in ("train", "test"))
+    assert not train & test
+    assert train | test == set(itertools.combinations_with_replacement(NUMBERS, size))
+    assert 0.12 < len(test) / len(train | test) < 0.28
+
+
+def test_cd4_and_sort_hide_the_same_numbers(everything):
+    hidden = [multisets(everything[family, "test"], family) for family in ("cd4", "sort")]
+    assert hidden[0] == hidden[1]
+
+
+def test_counts_per_family_against_brute_force(everything):
+    ways = list(itertools.combinations_with_replacement(NUMBERS, 3))
+    assert len(everything["cd3", "train"]) + len(everything["cd3", "test"]) == sum(len(brute_force(m)) for m in ways)
+    assert len(everything["sort", "train"]) + len(everything["sort", "test"]) == 10**4
+    seen = multisets(everything["cd3", "train"], "cd3")
+    makeable = {value for m in seen for value in brute_force(m)}
+    assert {int(p.answer) for p in everything["make", "train"]} == makeable
+    assert everything["make", "train"] == everything["make", "test"]
+
+
+def test_ids_are_unique_over_all_families_and_splits(everything):
+    ids = [p.id for (family, split), found in everything.items() for p in found if (family, split) != ("make", "test")]
+    assert len(ids) == len(set(ids))
+
+
+def test_prompts_say_the_numbers_the_target_and_the_family(everything):
+    for p in everything["cd4", "test"][::500]:
+        words = p.prompt.split()
+        assert [words[0], words[5], words[7:]] == ["countdown", "target", ["="]]
+        assert list(map(int, words[1:5])) == p.meta["numbers"]
+        assert words[6] == p.answer
+    for p in everything["sort", "train"][::500]:
+        assert sorted(map(int, p.prompt.split()[1:5])) == list(map(int, p.answer.split()))
+    assert everything["make", "train"][0].prompt == f"make {everything['make', 'train'][0].answer} ="
+
+
+def test_count_and_seed_choose_a_sample(everything):
+    few = problems("cd3", 5, seed=3)
+    assert few == problems("cd3", 5, seed=3)
+    assert few == problems("cd3", 9, seed=3)[:5]
+    assert few != problems("cd3", 5, seed=4)
+    assert set(map(str, few)) < set(map(str, everything["cd3", "train"]))
+
+
+def test_errors_say_what_there_is():
+    with pytest.raises(ValueError, match="cd3, cd4, make, sort"):
+        problems("cd5")
+    with pytest.raises(ValueError, match="test, train"):
+        problems("cd3", split="dev")
+    with pytest.raises(ValueError, match="asked for 1000 make problems of split 'train'; there are 99"):
+        problems("make", 1000)
+
+
+# ---- supervised examples ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return supervised_examples(4000, seed=11)
+
+
+def as_problem(prompt):
+    words = prompt.split()
+    if words[0] == "countdown":
+        return cd(map(int, words[1 : words.index("target")]), words[-2])
+    if words[0] == "make":
+        return make(words[1])
+    return Problem("s", prompt, " ".join(map(str, sorted(map(int, words[1:-1])))), {"family": "sort"})
+
+
+def test_every_supervised_answer_is_right(examples):
+    for prompt, answer in examples:
+        assert TASK.verify(as_problem(prompt), answer).correct, (prompt, answer)
+
+
+def test_supervised_examples_never_show_a_held_out_multiset(everything, examples):
+    hidden = set().union(*(multisets(everything[f, "test"], f) for f in ("cd3", "cd4", "sort")))
+    for prompt, answer in examples:
+        shown = [int(word) for word in (answer if prompt.startswith("make") else prompt).split() if word.isdigit()]
+        shown = shown[:-1] if prompt.startswith("countdown") else shown
+        assert tuple(sorted(shown)) not in hidden, (prompt, answer)
+
+
+def family_of(prompt):
+    words = prompt.split()
+    return f"cd{words.index('target') - 1}" if words[0] == "countdown" else words[0]
+
+
+def test_the_mix_of_families(examples):
+    n, found = len(examples), Counter(family_of(prompt) for prompt, _ in examples)
+    expected = {"cd3": 0.30, "cd4": 0.40, "sort": 0.12, "make": 0.18}
+    assert found == {k: pytest.approx(n * p, abs=4 * (n * p * (1 - p)) ** 0.5) for k, p in expected.items()}
+
+
+def test_supervised_examples_follow_from_the_seed():
+    assert supervised_examples(20, seed=1) == supervised_examples(20, seed=1) != supervised_examples(20, seed=2)

@@ -1,0 +1,170 @@
+import json
+import threading
+import time
+
+import pytest
+
+from dphrl_lite.tasks import Problem, get
+from dphrl_lite.tasks.math import Math
+
+
+@pytest.fixture(scope="module")
+def task():
+    return get("math", time_limit=1)
+
+
+def problem(answer):
+    return Problem("p", "", answer)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.open(encoding="utf-8")]
+
+
+def test_agrees_with_the_labels_of_a_public_run(shared_data):
+    task = Math()
+    wrong = [
+        (row["idx"], row["gt"], response[-80:])
+        for row in lines(shared_data / "rollouts" / "qwen_math_100x8.jsonl")
+        for response, score in zip(row["code"], row["score"], strict=True)
+        if task.verify(problem(row["gt"]), response).correct != score
+    ]
+    assert len(wrong) <= 1, wrong  # one label is the grader's own error
+
+
+def test_agrees_with_the_cases_of_math_verify(shared_data):
+    task = Math()
+    cases = json.loads((shared_data / "verifier" / "math_verify_cases.json").read_text(encoding="utf-8"))
+    right = sum(task.verify(problem(case["gold"]), case["pred"]).correct == case["expected"] for case in cases)
+    assert right >= 132  # the other three need options other than the default ones
+
+
+def test_reference_solutions_are_right(shared_data):
+    task = Math()
+    for row in lines(shared_data / "math" / "math500.jsonl"):
+        assert task.verify(problem(row["answer"]), row["solution"]).correct, row["unique_id"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "completion", "correct"),
+    [
+        ("420", "so the answer is \\boxed{420}.", True),
+        ("420", "so the answer is $420$", True),
+        ("420", "so the answer is 420", True),
+        ("420", "so the answer is \\boxed{421}.", False),
+        ("\\frac{3}{4}", "\\boxed{0.75}", True),
+        ("\\frac{3}{4}", "\\boxed{\\dfrac{6}{8}}", True),
+        ("\\frac{3}{4}", "First $\\boxed{1}$, no: $\\boxed{\\frac34}$", True),
+        ("\\frac{3}{4}", "\\boxed{\\frac{4}{3}}", False),
+        ("x^2+1", "\\boxed{1+x^2}", True),
+        ("x^2+1", "\\boxed{1}", False),
+        ("$\\sqrt{8}$", "\\boxed{2\\sqrt{2}}", True),
+        ("\\boxed{7}", "The final answer is $7$. I hope it is correct.", True),
+        ("\\$36", "\\boxed{36}", True),
+        ("1,000", "\\boxed{1000}", True),
+        ("(1, 2)", "\\boxed{(1,2)}", True),
+        ("(1, 2)", "\\boxed{(2,1)}", False),
+        ("1,2", "\\boxed{2, 1}", True),
+    ],
+)
+def test_verdicts(task, answer, completion, correct):
+    assert task.verify(problem(answer), completion).correct is correct
+
+
+def test_distinct_is_the_parsed_answer(task):
+    forms = ["\\boxed{\\frac{3}{4}}", "\\boxed{\\dfrac{3}{4}}", "\\boxed{0.75}"]
+    distinct = [task.verify(problem("\\frac{3}{4}"), form).distinct for form in forms]
+    assert distinct[0] == distinct[1] == "3/4"
+    assert distinct[2] != "3/4"
+    assert task.verify(problem("1"), "\\boxed{2}").distinct is None
+
+
+def test_reasons(task):
+    assert task.verify(problem("1"), "\\boxed{1}").reason == "equal to the gold answer"
+    assert task.verify(problem("1"), "\\boxed{2}").reason == "'2' is not equal to the gold answer '1'"
+    assert task.verify(problem("1"), "I cannot say").reason == "no answer found in the completion"
+
+
+BOMBS = [
+    "9^{9^{9^9}}",
+    "$9**9**9$",
+    "\\boxed{2^{1000000000}}",
+    "\\boxed{10^{10^{10}}}",
+    "\\boxed{((9!)!)!}",
+    "\\boxed{1000000!}",
+    "\\boxed{\\binom{1000000000}{500000000}}",
+    "The final answer is $9^{9^{9}}$. I hope it is \\boxed{3}",
+]
+
+
+@pytest.mark.parametrize("completion", BOMBS)
+def test_numbers_too_large_to_write_out_are_refused(task, completion):
+    start = time.monotonic()
+    verdict = task.verify(problem("3"), completion)
+    assert (verdict.correct, verdict.answer) == (False, None)
+    assert verdict.reason.startswith("refused")
+    assert time.monotonic() - start < 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "completion"),
+    [
+        ("1", "Modulo 7, $3^{10^{10}} = 1$ hence \\boxed{1}"),
+        ("10^{100}", "\\boxed{10^{100}}"),
+        ("512", "\\boxed{2^{3^2}}"),
+        ("120", "\\boxed{5!}"),
+        ("1", "\\boxed{1^{1000000}}"),
+    ],
+)
+def test_large_numbers_on_the_way_and_moderate_ones_are_not_refused(task, answer, completion):
+    assert task.verify(problem(answer), completion).correct
+
+
+HOSTILE = {
+    "empty": "",
+    "nul": "\0",
+    "lone surrogate": "\\boxed{\ud800}",
+    "invalid bytes": b"\\boxed{\xff\xfe}".decode(errors="surrogateescape"),
+    "dollars": "$" * 20_000,
+    "open boxes": "\\boxed{" * 3_000,
+    "open brackets": "\\[" * 10_000,
+    "nesting": "\\boxed{" + "(" * 3_000 + "1" + ")" * 3_000 + "}",
+    "braces": "\\boxed{" + "{" * 5_000 + "}" * 5_000 + "}",
+    "fractions": "\\boxed{" + "\\frac{1}{" * 2_000 + "1" + "}" * 2_000 + "}",
+    "long sum": "\\boxed{" + "1+" * 5_000 + "1}",
+    "long number": "\\boxed{" + "9" * 10_000 + "}",
+    "slow sum": "\\boxed{\\sum_{n=1}^{1000000000} \\sin(n)}",
+    "slow polynomial": "\\boxed{(1+x)^{99999}-(1+x)^{99998}}",
+    "division by zero": "\\boxed{\\frac{1}{0}}",
+    "1 MB of words": "word " * 200_000,
+}
+
+
+@pytest.mark.parametrize("completion", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_completion_is_judged_wrong_in_bounded_time(task, completion):
+    start = time.monotonic()
+    verdict = task.verify(problem("\\frac{3}{4}"), completion)
+    assert time.monotonic() - start < 6
+    assert not verdict.correct
+    assert verdict.reason
+
+
+def test_only_the_end_of_a_long_completion_is_read(task):
+    start = time.monotonic()
+    assert task.verify(problem("4"), "I think $5$. " * 80_000 + "\\boxed{4}").correct
+    assert time.monotonic() - start < 6
+
+
+def test_works_outside_the_main_thread(task):
+    verdicts = []
+    thread = threading.Thread(target=lambda: verdicts.append(task.verify(problem("\\frac{5}{8}"), "\\boxed{0.625}")))
+    thread.start()
+    thread.join()
+    assert verdicts[0].correct
+
+
+def test_gold_answer_that_cannot_be_parsed_names_the_problem(task):
+    with pytest.raises(ValueError, match="problem 'p'"):
+        task.verify(problem("$$"), "\\boxed{1}")
+    with pytest.raises(ValueError, match="has no answer"):
+        task.verify(problem(""), "\\boxed{1}")

@@ -1,0 +1,354 @@
+import hashlib
+import json
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from dphrl_lite.tasks import Problem, get, load_problems
+from dphrl_lite.tasks.sql import Sql, canonical, extract
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+QUESTIONS = load_problems(DATA / "sql" / "questions.jsonl")
+
+
+@pytest.fixture(scope="module")
+def task():
+    return get("sql", databases=DATA / "sql" / "databases", time_limit=1.0)
+
+
+def school(gold):
+    return Problem("p", "", gold, {"db_id": "school"})
+
+
+def database(folder, *statements):
+    """A database `d` in `folder`, and the problems on it."""
+    with sqlite3.connect(folder / "d.sqlite") as connection:
+        for statement in statements:
+            connection.execute(statement)
+    connection.close()
+    return lambda gold: Problem("p", "", gold, {"db_id": "d"})
+
+
+# --- agreement with the official evaluator, and the shipped questions ---------------------------------------------
+
+
+def test_agrees_with_the_official_evaluator_on_every_published_verdict(shared_data):
+    task = Sql(shared_data / "sql" / "databases")
+    rows = [json.loads(line) for line in (shared_data / "sql/predictions/din_sql.jsonl").open(encoding="utf-8")]
+    disagreements = []
+    for row in rows:
+        problem = Problem(row["id"], "", row["gold_sql"], {"db_id": row["db_id"]})
+        verdict = task.verify(problem, f"```sql\n{row['predicted_sql']}\n```")
+        if verdict.correct != row["correct"]:
+            disagreements.append((row, verdict))
+    assert len(rows) == 602
+    assert not disagreements
+
+
+@pytest.mark.parametrize("problem", QUESTIONS, ids=lambda problem: problem.id)
+def test_shipped_question_tells_right_from_wrong(task, problem):
+    right = [task.verify(problem, sql) for sql in [problem.answer, *problem.meta["also_right"]]]
+    assert all(verdict.correct for verdict in right), right
+    assert len({verdict.distinct for verdict in right}) == len(right)
+    wrong = [task.verify(problem, sql) for sql in problem.meta["wrong"]]
+    assert wrong
+    assert not any(verdict.correct or "error" in verdict.reason for verdict in wrong), wrong
+
+
+def test_shipped_questions_are_complete():
+    assert len(QUESTIONS) >= 40
+    assert {problem.meta["db_id"] for problem in QUESTIONS} == {"school", "library", "shop", "league"}
+    assert sum(len(problem.meta["also_right"]) >= 1 for problem in QUESTIONS) > len(QUESTIONS) / 2
+    for problem in QUESTIONS:
+        assert "CREATE TABLE" in problem.prompt
+        assert problem.meta["question"] in problem.prompt
+
+
+def test_remaking_the_data_gives_the_same_bytes(tmp_path):
+    subprocess.run([sys.executable, str(DATA / "make_databases.py"), str(tmp_path)], check=True, capture_output=True)
+    made = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(made) == 5
+    for name, content in made.items():
+        assert content == (DATA / "sql" / name).read_bytes(), f"{name} differs from the shipped file"
+
+
+def test_shipped_foreign_keys_hold():
+    for path in (DATA / "sql" / "databases").glob("*.sqlite"):
+        connection = sqlite3.connect(path)
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        connection.close()
+
+
+# --- finding the query --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("completion", "query"),
+    [
+        ("First ```sql\nSELECT 1\n``` better ```SQL\nSELECT 2;\n``` done", "SELECT 2;"),
+        ("```\nSELECT 1\n``` and then ```sql\nSELECT 2\n```, or ```\nSELECT 3\n```", "SELECT 2"),
+        ("So:\n```\nSELECT 3\n```", "SELECT 3"),
+        ("```SELECT 7```", "SELECT 7"),
+        ("```python\nprint(1)\n```\nSELECT 4", "SELECT 4"),
+        ("SELECT 5\n```\nThis is it", "SELECT 5"),
+        ("SELECT 5\n```\nIts output:\n```\n1 row\n```", "SELECT 5"),
+        ("```sql\nSELECT 6", "SELECT 6"),
+        ("Here it is:\n  SELECT a\nFROM b;\nThis lists a.", "SELECT a\nFROM b;"),
+        ("With the tables above we want\nSELECT 1", "SELECT 1"),
+        ("with a as ( select 1 ) select * from a", "with a as ( select 1 ) select * from a"),
+        ("select count ( * ) from student", "select count ( * ) from student"),
+        ("SELECT 'a;b' -- not; here\n, \"c;d\" /* ; */;\nDone.", "SELECT 'a;b' -- not; here\n, \"c;d\" /* ; */;"),
+        ("SELECT 1; DROP TABLE student", "SELECT 1; DROP TABLE student"),
+        ("I do not know.", None),
+        ("```sql\n```", None),
+        ("", None),
+    ],
+)
+def test_extract(completion, query):
+    assert extract(completion) == query
+
+
+def test_word_level_output_is_judged(task):
+    verdict = task.verify(school("SELECT COUNT(*) FROM student"), "select count ( * ) from student ;")
+    assert verdict.correct
+    assert verdict.reason == "same rows as the gold query"
+
+
+# --- equality -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "correct"),
+    [
+        ("SELECT 1, 2", "SELECT 2, 1", True),
+        ("SELECT 1, 2", "SELECT 1, 2, 2", False),
+        ("SELECT 1 UNION ALL SELECT 1", "SELECT 1", False),
+        ("SELECT 1 UNION ALL SELECT 2", "SELECT 2 UNION ALL SELECT 1", True),
+        ("SELECT 1 AS a UNION ALL SELECT 2 ORDER BY a", "SELECT 2 UNION ALL SELECT 1", False),
+        ("SELECT 1 AS a, 3 UNION ALL SELECT 2, 4 order\nby a", "SELECT 3, 1 UNION ALL SELECT 4, 2", True),
+        ("SELECT 1", "SELECT 1.0", True),
+        ("SELECT 1", "SELECT '1'", False),
+        ("SELECT NULL", "SELECT NULL", True),
+        ("SELECT NULL", "SELECT 0", False),
+        # each column has its match, but no one permutation of columns serves both rows
+        ("SELECT 1, 2 UNION ALL SELECT 2, 1", "SELECT 1, 1 UNION ALL SELECT 2, 2", False),
+        ("SELECT 0, 1, 2 UNION ALL SELECT 1, 0, 3", "SELECT 3, 0, 1 UNION ALL SELECT 2, 1, 0", True),
+        ("SELECT name FROM student WHERE 0", "SELECT id, name FROM student WHERE 0", True),
+        ("SELECT name FROM student WHERE 0", "SELECT id, name FROM student", False),
+    ],
+)
+def test_bag_equality(task, gold, answer, correct):
+    verdict = task.verify(school(gold), answer)
+    assert verdict.correct is correct
+    assert (verdict.distinct is not None) is correct
+
+
+def test_set_equality_is_birds_rule():
+    task = Sql(DATA / "sql" / "databases", comparison="set")
+    assert task.verify(school("SELECT 1 UNION ALL SELECT 1"), "SELECT 1").correct
+    assert task.verify(school("SELECT 1 AS a UNION ALL SELECT 2 ORDER BY a"), "SELECT 2 UNION ALL SELECT 1").correct
+    assert not task.verify(school("SELECT 1, 2"), "SELECT 2, 1").correct
+
+
+def test_matching_many_columns_is_exact_and_bounded(tmp_path):
+    columns = ", ".join(f"(n * {step}) % 41 AS c{step}" for step in range(1, 41))
+    rotated = ", ".join(f"(n * {step}) % 41 AS c{step}" for step in range(40, 0, -1))
+    numbers = "WITH RECURSIVE t(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM t WHERE n < 40) SELECT {} FROM t"
+    task, problem = Sql(tmp_path), database(tmp_path)
+    start = time.monotonic()
+    assert task.verify(problem(numbers.format(columns)), numbers.format(rotated)).correct
+    broken = rotated.replace("(n * 7) % 41", "(n * 7 + (n = 3) - (n = 9)) % 41")
+    assert not task.verify(problem(numbers.format(columns)), numbers.format(broken)).correct
+    assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("SELECT name FROM student LIMIT 3", "returned 3 rows where the gold query returns 30"),
+        ("SELECT name, id FROM student", "returned 2 columns where the gold query returns 1"),
+        ("SELECT id FROM student", "rows differ"),
+        ("SELECT foo FROM student", "SQL error: no such column: foo"),
+        ("SELECT name FROM student ORDER BY id DESC", "same rows in another order"),
+        ("no idea", "no SQL found in the completion"),
+        ("SELECT 1; SELECT 2", "more than one statement"),
+        ("```sql\nDELETE FROM student\n```", "not allowed: only reading is permitted"),
+    ],
+)
+def test_reason_says_what_was_wrong(task, answer, reason):
+    assert task.verify(school("SELECT name FROM student ORDER BY id"), answer).reason.startswith(reason)
+
+
+def test_text_that_is_not_utf8_is_read_as_the_official_evaluator_reads_it(tmp_path):
+    problem = database(tmp_path, "CREATE TABLE t (a TEXT)", "INSERT INTO t VALUES (CAST(X'63616661E9' AS TEXT))")
+    assert Sql(tmp_path).verify(problem("SELECT a FROM t"), "SELECT 'cafa'").correct
+
+
+# --- canonical forms ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        "select NAME from student where city = 'Oakdale' and grade = 9",
+        "SELECT \"name\" FROM [student] WHERE grade = 9 AND city = 'Oakdale';",
+        "SELECT s.name AS who FROM student AS s WHERE 9 = s.grade\n AND s.city = 'Oakdale' -- done",
+    ],
+)
+def test_canonical_ignores_case_quoting_aliases_and_operand_order(same):
+    assert canonical(same) == canonical("SELECT name FROM student WHERE city = 'Oakdale' AND grade = 9")
+
+
+def test_canonical_keeps_what_matters():
+    queries = ["SELECT a FROM t WHERE b = 'X'", "SELECT a FROM t WHERE b = 'x'", "SELECT a FROM u WHERE b = 'x'"]
+    joins = ["SELECT a.x FROM t AS a JOIN t AS b ON a.y < b.y", "SELECT b.x FROM t AS a JOIN t AS b ON a.y < b.y"]
+    assert len({canonical(sql) for sql in queries + joins}) == 5
+
+
+@pytest.mark.parametrize("sql", ["", "not ( sql", "\0", "SELECT " + "(" * 3000, "SELECT " + "NOT " * 2400 + "1"])
+def test_canonical_never_raises(sql):
+    assert isinstance(canonical(sql), str)
+
+
+# --- hostile input ------------------------------------------------------------------------------------------------
+
+ENDLESS = "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT {} FROM t"
+DOUBLING = "".join(f", t{i + 1} AS (SELECT a FROM t{i} UNION ALL SELECT a FROM t{i})" for i in range(40))
+HOSTILE = {
+    "empty": "",
+    "nul": "\0",
+    "nul in query": "SELECT name\0 FROM student",
+    "lone surrogate": "SELECT '\ud800' FROM student",
+    "invalid bytes": b"SELECT '\xff\xfe'".decode(errors="surrogateescape"),
+    "two statements": "SELECT name FROM student; SELECT 1",
+    "drop after select": "SELECT name FROM student; DROP TABLE student",
+    "comment then drop": "SELECT name FROM student; -- x\nDROP TABLE student",
+    "10 MB literal": f"SELECT '{'a' * 10_000_000}'",
+    "10 MB of fences": "```" * 3_300_000,
+    "10 MB of WITH": "with\na (\n" * 1_100_000,
+    "10 MB of brackets": "(" * 10_000_000,
+    "endless rows": ENDLESS.format("n"),
+    "endless sum": ENDLESS.format("SUM(n)"),
+    "cross join": "SELECT COUNT(*) FROM " + ", ".join(f"enrollment AS e{i}" for i in range(9)),
+    "sorted cross join": f"SELECT * FROM {', '.join(f'student AS s{i}' for i in range(6))} ORDER BY RANDOM()",
+    "CTE doubling": f"WITH t0 AS (SELECT 1 AS a){DOUBLING} SELECT COUNT(*) FROM t40",
+    "CTE doubling, fenced and quoted": f"```sql\nWITH/**/[t0] AS/**/(SELECT 1 AS a){DOUBLING} SELECT 1 FROM t40\n```",
+    "CTE doubling under odd names": re.sub(
+        r"t(\d+)", r'"t - \1"', f"WITH t0 AS (SELECT 1 AS a){DOUBLING} SELECT 1 FROM t40"
+    ),
+    "long trim": "SELECT TRIM(printf('%.999999c', 'b'), printf('%.999999c', 'a') || 'b')",
+    "huge value": "SELECT zeroblob(900000000)",
+    "huge rows": "SELECT zeroblob(999999) FROM student AS a, student AS b, student AS c",
+    "huge text": "SELECT hex(zeroblob(400000)) FROM student AS a, student AS b, student AS c",
+    "many columns": f"SELECT {', '.join('1' * 5000)}",
+    "deep nesting": "SELECT " + "(" * 5000 + "1" + ")" * 5000,
+    "many NOTs": "SELECT 1 WHERE " + "NOT " * 20_000 + "1",
+    "patterns": f"SELECT name FROM student WHERE name LIKE '{'%a' * 20_000}'",
+    "attach": "```sql\nATTACH 'evil.db' AS evil\n```",
+    "vacuum into": "```sql\nVACUUM INTO 'evil.db'\n```",
+    "pragma": "```sql\nPRAGMA journal_mode = WAL\n```",
+    "pragma function": "SELECT * FROM pragma_database_list",
+    "temp table": "```sql\nCREATE TEMP TABLE x AS SELECT 1\n```",
+    "transaction": "```sql\nBEGIN EXCLUSIVE\n```",
+    "update": "```sql\nUPDATE student SET name = ''\n```",
+    "update in WITH": "WITH a AS (SELECT 1) UPDATE student SET name = ''",
+    "load_extension": "SELECT load_extension('evil')",
+    "readfile": "SELECT readfile('/etc/passwd')",
+    "writefile": "SELECT writefile('evil.db', 'x')",
+    "fts3_tokenizer": "SELECT fts3_tokenizer('simple')",
+}
+
+
+def hashes(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("completion", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_completion_is_judged_wrong_in_bounded_time(task, completion, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    before, start = hashes(task.databases), time.monotonic()
+    verdict = task.verify(school("SELECT name FROM student"), completion)
+    assert time.monotonic() - start < 5
+    assert not verdict.correct
+    assert verdict.reason
+    assert verdict.distinct is None
+    assert hashes(task.databases) == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_time_limit_is_named(task):
+    verdict = task.verify(school("SELECT 1"), ENDLESS.format("SUM(n)"))
+    assert verdict.reason == "stopped after 1.0 s"
+
+
+def test_a_row_limit_stops_long_results(task):
+    assert task.verify(school("SELECT 1"), ENDLESS.format("n")).reason == "stopped after 10,000 rows"
+
+
+def test_two_argument_trim_works_as_in_sqlite(task):
+    right = "SELECT 'b', 'bxx', 'xxb', NULL, '1.5'"
+    answer = "SELECT trim('xxbxx', 'x'), ltrim('xxbxx', 'x'), rtrim('xxbxx', 'x'), trim('a', NULL), trim(1.5, '')"
+    assert task.verify(school(right), answer).correct
+
+
+def test_many_ctes_that_use_each_other_once_are_fine(task):
+    chain = ", ".join(f"t{i + 1} AS (SELECT t{i}.a FROM t{i} WHERE t{i}.a > 0)" for i in range(30))
+    assert task.verify(school("SELECT 1"), f"WITH t0 AS (SELECT 1 AS a), {chain} SELECT t30.a FROM t30").correct
+
+
+def test_threads_can_share_a_task():
+    task = Sql(DATA / "sql" / "databases")
+    jobs = [(problem, sql) for problem in QUESTIONS for sql in [problem.answer, *problem.meta["also_right"]]] * 3
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda job: task.verify(*job).correct, jobs))
+
+
+# --- broken problems ----------------------------------------------------------------------------------------------
+
+
+def test_both_folder_layouts_are_found(tmp_path):
+    (tmp_path / "d").mkdir()
+    problem = database(tmp_path / "d", "CREATE TABLE t (a)")
+    assert get("sql", databases=tmp_path).verify(problem("SELECT COUNT(*) FROM t"), "SELECT 0").correct
+
+
+def test_missing_folder_and_database_name_their_paths(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.*make_databases"):
+        Sql(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError) as error:
+        Sql(tmp_path).verify(school("SELECT 1"), "SELECT 1")
+    assert str(tmp_path / "school.sqlite") in str(error.value).replace("\\\\", "\\")
+    assert str(tmp_path / "school" / "school.sqlite") in str(error.value).replace("\\\\", "\\")
+
+
+def test_unknown_comparison_lists_the_known_ones():
+    with pytest.raises(ValueError, match="bag, set"):
+        Sql(DATA / "sql" / "databases", comparison="bags")
+
+
+@pytest.mark.parametrize("gold", ["SELECT nothing FROM student", "DROP TABLE student", ENDLESS.format("n")])
+def test_failing_gold_query_names_the_problem(task, gold):
+    with pytest.raises(ValueError, match="gold query of problem 'p'"):
+        task.verify(school(gold), "SELECT 1")
+
+
+def test_problem_without_database_or_answer_is_an_error(task):
+    with pytest.raises(ValueError, match="names no database"):
+        task.verify(Problem("p", "", "SELECT 1"), "SELECT 1")
+    with pytest.raises(ValueError, match="has no answer"):
+        task.verify(school(" "), "SELECT 1")
+
+
+def test_gold_results_are_cached(task, monkeypatch):
+    problem = school("SELECT COUNT(*) + 17 FROM student")
+    task.verify(problem, "SELECT 1")
+    runs = []
+    monkeypatch.setattr(task, "_run", lambda path, sql, **_: runs.append(sql) or (1, [(1,)]))
+    task.verify(problem, "SELECT 1")
+    assert runs == ["SELECT 1"]
