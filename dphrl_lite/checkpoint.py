@@ -42,7 +42,8 @@ def claim(folder: str | Path, manifest: dict) -> Path:
                 "Choose another folder, or delete this one if you no longer need it"
             )
         return folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    half_claimed = folder / f".{MANIFEST}.partial"  # killed right here, before anything else was written
+    if folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - {half_claimed}):
         raise OtherRunError(
             f"{folder} exists and is not a run of this kit (no {MANIFEST}); choose a new or empty folder"
         )

@@ -25,7 +25,29 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     return doctor.main()
 
 
+def run_experiment(arguments: argparse.Namespace) -> int:
+    """Run a comparison, or read it where its outcomes are there already, and print Pass@k."""
+    from dphrl_lite import experiments
+
+    table = experiments.first_look(
+        arguments.out or experiments.FIRST_LOOK, steps=arguments.steps, seeds=arguments.seeds
+    )
+    print(experiments.summary(table).round(3).to_string())
+    return 0
+
+
+def add_experiment_arguments(parser: argparse.ArgumentParser):
+    """The flags of `dphrl experiment`."""
+    parser.add_argument("name", choices=["first-look"], help="first-look: base, GRPO and DPH-JS on countdown")
+    parser.add_argument("--out", help="folder for the outcomes (default: the shipped ones in data/runs/first_look)")
+    parser.add_argument("--steps", type=int, default=60, help="training steps of each run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds")
+
+
 COMMANDS = {
+    "experiment": Command(
+        "compare methods on the miniature and print Pass@k", run_experiment, add_experiment_arguments
+    ),
     "doctor": Command("say what this machine can run, and why", run_doctor),
 }
 

@@ -163,7 +163,8 @@ def load(
         ImportError: nf4 or LoRA asked for and bitsandbytes or peft missing, with the command that installs them.
     """
     name = str(name)
-    profile = PROFILES.get(name) or Profile(_source(name), "", nf4, lora_rank)
+    profile = PROFILES.get(name) or Profile(_source(name), "")
+    profile = replace(profile, nf4=profile.nf4 or nf4, lora_rank=lora_rank or profile.lora_rank)
     chosen_device, chosen_dtype, reasons = choose_device()
     if name == "tiny":
         chosen_device, chosen_dtype = torch.device("cpu"), torch.float32
@@ -175,7 +176,7 @@ def load(
     chosen_device = torch.device(device) if device else chosen_device
     chosen_dtype = dtype or chosen_dtype
     model, tokenizer = _from_pretrained(profile, chosen_device, chosen_dtype)
-    rank = profile.lora_rank or lora_rank or (16 if profile.nf4 else 0)
+    rank = profile.lora_rank or (16 if profile.nf4 else 0)
     if rank:
         model = _add_lora(model, rank, profile.nf4)
         reasons.append(f"LoRA of rank {rank} on all linear layers: only the adapter is trained")
@@ -232,7 +233,9 @@ def _add_lora(model, rank: int, quantised: bool):
     if quantised:
         model = prepare_model_for_kbit_training(model)
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    return get_peft_model(model, config)
+    with torch.random.fork_rng():  # the same adapter at every start, or no run could be recognised and resumed
+        torch.manual_seed(0)
+        return get_peft_model(model, config)
 
 
 def _need(package: str):

@@ -112,11 +112,17 @@ def generate(
 
     Returns:
         For each prompt its list of `Completion`.
+
+    Raises:
+        ValueError: settings out of range.
+        FloatingPointError: the model's logits are not numbers, as after an update that was too large.
     """
-    if len(seeds) != len(prompts) or samples < 1 or max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
+    possible = temperature >= 0 and training_temperature > 0 and 0 < top_p <= 1
+    if len(seeds) != len(prompts) or samples < 1 or max_new_tokens < 1 or not possible:
         raise ValueError(
-            "generate needs one seed per prompt, samples >= 1, max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1; "
-            f"got {len(seeds)} seeds for {len(prompts)} prompts, {samples=}, {max_new_tokens=}, {temperature=}, {top_p=}"
+            "generate needs one seed per prompt, samples >= 1, max_new_tokens >= 1, temperature >= 0, "
+            f"training_temperature > 0, 0 < top_p <= 1; got {len(seeds)} seeds for {len(prompts)} prompts, {samples=}, "
+            f"{max_new_tokens=}, {temperature=}, {training_temperature=}, {top_p=}"
         )
     policy.model.eval()
     at_once = max(1, max_rows // samples)
@@ -189,6 +195,11 @@ class _Drawer:
     def __call__(self, logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits = logits.float()
         log_probs = torch.log_softmax(logits / self.training_temperature, -1)
+        if log_probs[:, 0].isnan().any():
+            raise FloatingPointError(
+                "the model's logits are not numbers, so no token can be drawn: its weights have overflowed. Go back to an "
+                "earlier checkpoint and lower learning_rate or strength"
+            )
         if self.temperature == 0:
             tokens = logits.argmax(-1)
             return tokens, log_probs.gather(-1, tokens[:, None]).squeeze(-1), torch.zeros_like(uniform).float()

@@ -10,8 +10,8 @@ How this differs from the paper (arXiv 2509.07430) and its release, and why:
 - pi_old is the log-prob stored while sampling; the release computes it again. In float32 they agree to 1e-5.
 - A minibatch holds whole groups, and its share of the rehearsal batch; both terms are token means over the minibatch.
 - Learning rate constant, no warm-up, no entropy bonus, no value model, no KL in the reward.
-- Which problem comes when, and what is sampled for it, follows from (seed, step, problem id) alone: a run that was killed
-  goes on exactly, because there is no random state to lose.
+- Which problem comes when, and what is sampled for it, follows from the seed and the place in the data alone: a run that
+  was killed goes on exactly, because there is no random state to lose.
 """
 
 import dataclasses
@@ -69,6 +69,8 @@ class TrainConfig:
     checkpoint_every: int = field(default=20, metadata={"help": "steps between checkpoints, where there is a folder"})
 
 
+LOG = "log.jsonl"
+
 METRICS = {
     "step": "training steps done",
     "reward": "share of correct fresh completions; on D_exp it starts low by construction and should rise",
@@ -93,11 +95,15 @@ METRICS = {
 
 @dataclass
 class Run:
-    """What `train` gives back: the trained policy, the log (one row per step, columns as `METRICS`), and the settings."""
+    """What `train` gives back: the trained policy, the log (one row per step, columns as `METRICS`), and the settings.
+
+    `strength` is the eta or beta that was used: the config's, or the method's own.
+    """
 
     policy: Policy
     log: pd.DataFrame
     config: TrainConfig
+    strength: float
 
 
 def train(
@@ -147,7 +153,7 @@ def train(
         trainer.save(folder, records)
         if on_step is not None:
             on_step(records[-1])
-    return Run(trainer.policy, pd.DataFrame(records, columns=list(METRICS)), config)
+    return Run(trainer.policy, pd.DataFrame(records, columns=list(METRICS)), config, trainer.strength)
 
 
 class _Trainer:
@@ -178,7 +184,7 @@ class _Trainer:
     def step(self, step: int) -> dict:
         """Sample, judge, and update `minibatches` times on L_exp + strength * penalty. Returns the step's metrics."""
         started = time.perf_counter()
-        fresh, sampled = self._explore(step)
+        fresh, sampled = self._explore()
         stored = [self.parts.rehearsal.iloc[i] for i in self.rehearsal.take(self._rehearsal_size())]
         seen = []
         for group, rows in zip(
@@ -189,18 +195,19 @@ class _Trainer:
             metrics |= self._rehearsal_backward(rows) if rows else {}
             metrics["gradient_norm"] = self._update(step)
             seen.append(metrics)
-        merged = {name: float(np.nanmean([m[name] for m in seen])) for name in seen[0]}
+        merged = pd.DataFrame(seen).mean().to_dict()  # a minibatch may lack a term: dapo can run out of groups
         seconds = time.perf_counter() - started
         speed = {"seconds": seconds, "tokens_per_second": sampled["tokens"] / seconds}
         forwards = len(fresh) * self.config.samples if self.method.needs_reference else 0
         return dict.fromkeys(METRICS) | {"step": step + 1, "reference_forwards": forwards} | sampled | merged | speed
 
-    def _explore(self, step: int) -> tuple[list[list["_Fresh"]], dict]:
+    def _explore(self) -> tuple[list[list["_Fresh"]], dict]:
         """Sample problems on-policy, verify, and turn rewards into advantages; dapo draws on until groups are mixed."""
         groups, rewards = [], []
         for _ in range(1 + self.config.max_refills * self.method.dynamic_sampling):
+            place = self.exploration.place
             problems = [self.problems[i] for i in self.exploration.take(self.config.problems_per_step)]
-            more = self._sample(problems, step)
+            more = self._sample(problems, place)
             groups += more
             rewards += [[c.reward for c in group] for group in more]
             mixed = [len(set(r)) > 1 for r in rewards]
@@ -220,13 +227,13 @@ class _Trainer:
                 completion.advantage = advantage
         return groups, sampled
 
-    def _sample(self, problems: Sequence[Problem], step: int) -> list[list["_Fresh"]]:
+    def _sample(self, problems: Sequence[Problem], place: int) -> list[list["_Fresh"]]:
         config, policy = self.config, self.policy
         drawn = generate(
             policy,
             [self.prompts[p.id] for p in problems],
             config.samples,
-            seeds=[seed_of(config.seed, step, p.id) for p in problems],
+            seeds=[seed_of(config.seed, place + i, p.id) for i, p in enumerate(problems)],  # new ones at each visit
             max_new_tokens=config.max_new_tokens or policy.max_new_tokens,
             temperature=config.temperature,
             training_temperature=config.temperature,
@@ -324,7 +331,7 @@ class _Trainer:
             return
         step = len(records)
         lines = [json.dumps(r) + "\n" for r in records]
-        checkpoint.write_whole(folder / "log.jsonl", lambda temporary: temporary.write_text("".join(lines)))
+        checkpoint.write_whole(folder / LOG, lambda temporary: temporary.write_text("".join(lines)))
         if step % self.config.checkpoint_every == 0 or step == self.config.steps:
             state = {"step": step, "places": [self.exploration.place, self.rehearsal.place]}
             checkpoint.save_step(folder, step, self.policy.model, self.optimizer, state)
@@ -332,7 +339,7 @@ class _Trainer:
 
 def read_log(folder: str | Path) -> list[dict]:
     """The metrics written so far by a run in `folder`, one dict per step (see `METRICS`)."""
-    path = Path(folder) / "log.jsonl"
+    path = Path(folder) / LOG
     if not path.is_file():
         raise FileNotFoundError(f"no training log at {path}; expected a folder that `train(..., out=folder)` wrote")
     return [json.loads(line) for line in path.read_text().splitlines()]
@@ -387,6 +394,14 @@ def _split(rows: list, pieces: int) -> list[list]:
 def _check(method: Method, problems: Sequence[Problem], parts: Partition, config: TrainConfig):
     """Refuse what cannot be trained on, before anything is written."""
     check_problems(problems)
+    counted = ("problems_per_step", "minibatches", "rehearsal_per_step", "microbatch", "checkpoint_every")
+    low = [name for name in counted if getattr(config, name) < 1]
+    low += ["samples"] * (config.samples < 2) + ["temperature"] * (config.temperature <= 0)
+    if low:
+        raise ValueError(
+            f"{low[0]} = {getattr(config, low[0])} is too low: counts start at 1, temperature above 0, and an advantage "
+            "needs samples >= 2 to compare"
+        )
     known = {p.id for p in problems}
     missing = [i for bucket in (parts.perfect, parts.exploration, parts.unsolved) for i in bucket if i not in known]
     if missing:
@@ -395,7 +410,8 @@ def _check(method: Method, problems: Sequence[Problem], parts: Partition, config
             "pass the problems that were pre-sampled"
         )
     explored = len(parts.exploration) + len(parts.unsolved) * config.keep_unsolved
-    if method.on_policy == "exploration" and explored == 0:
+    explored += len(parts.perfect) if method.on_policy == "all" else 0
+    if explored == 0:
         raise ValueError(
             f"D_exp is empty at threshold {parts.threshold}, so {method.name!r} has nothing to explore; "
             "raise the threshold or add harder problems"
@@ -412,9 +428,10 @@ def _check_rehearsal(method: Method, parts: Partition, config: TrainConfig):
         )
     pairs = zip(parts.rehearsal["logp"], parts.rehearsal["logp_sampling"], strict=True)
     differ = [not np.allclose(a, b, atol=1e-4) for a, b in pairs]
-    if any(differ) and not config.allow_mismatch:
+    warped = config.temperature != 1  # pre-sampling stores logp at temperature 1
+    if (any(differ) or warped) and not config.allow_mismatch:
         raise ValueError(
             f"{np.mean(differ):.0%} of the rehearsal samples were drawn with a temperature or top-p that differs from the "
-            "training distribution, which biases u = policy/reference; pre-sample with temperature 1 and top_p 1, or "
-            "pass allow_mismatch=True"
+            f"training distribution, and training is at temperature {config.temperature:g}; either biases "
+            "u = policy/reference. Pre-sample with temperature 1 and top_p 1 and train at 1, or pass allow_mismatch=True"
         )

@@ -1,0 +1,122 @@
+# Two commands: `make lab` to learn, `make test` to check everything. Both make .venv when it is missing.
+# Each finished step of the installation leaves a stamp in .venv: a second run does nothing, an interrupted one resumes.
+
+PYTHON ?= python3
+PORT ?= 8888
+BROWSER ?=
+CUDA ?=
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check
+EXTRAS := notebooks,qlora,dev
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+# without CUDA= on the command line an environment keeps the torch that it has: `make lab CUDA=1`, later `make test`
+FLAVOUR := $(if $(CUDA),$(if $(filter 0,$(CUDA)),cpu,cuda),$(if $(wildcard $(VENV)/.torch-*-cuda),cuda,cpu))
+NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)
+
+# On Linux the default index serves torch with gigabytes of CUDA; its own index serves the CPU build. macOS has one build only.
+CPU_INDEX := $(if $(filter Linux,$(shell uname -s)),https://download.pytorch.org/whl/cpu)
+TORCH_INDEX ?= $(if $(filter cpu,$(FLAVOUR)),$(CPU_INDEX))
+# `===` takes the plain build alone: `==` would also take a local 2.x+cpu wheel, which sorts above it
+TORCH_PIN := torch$(if $(filter cuda,$(FLAVOUR)),$(if $(TORCH_INDEX),==,===),==)$(TORCH)
+
+MADE := $(VENV)/.made
+TORCH_DONE := $(VENV)/.torch-$(TORCH)-$(FLAVOUR)
+INSTALLED := $(VENV)/.installed
+# a virtual environment knows its own path and its Python: moved, copied or orphaned, it has to be made again
+VENV_WORKS := $(shell [ "$$(cat $(MADE) 2>/dev/null)" = "$(CURDIR)" ] && $(RUN) -c 'import pip' 2>/dev/null && echo yes)
+# no question about news over a beginner's first page, no look for a newer release
+LAB_SETTINGS := $(VENV)/share/jupyter/lab/settings
+NO_NEWS := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help lab test lint format doctor constraints clean again
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@echo "  variables: PYTHON=python3.12  CUDA=1 (torch for an NVIDIA GPU; CUDA=0 goes back)  PORT=8888  BROWSER=0 (open none)  TORCH_INDEX=<url>"
+
+# ---------------------------------------------------------------- environment
+
+$(MADE): $(if $(VENV_WORKS),,again)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo 'no command here')." >&2; \
+	  echo "Install one from python.org or your package manager, then name it: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "[1/3] virtual environment in $(VENV), from $$($(PYTHON) --version)"
+	@rm -f $(VENV)/.torch-* $(INSTALLED)
+	@$(PYTHON) -m venv $(if $(wildcard $(MADE)),--clear) $(VENV) && $(RUN) -c 'import pip' 2>/dev/null \
+	  || $(PYTHON) -m venv --clear $(VENV) \
+	  || { echo "$(PYTHON) can make no virtual environment. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "$(CURDIR)" > $@
+
+# --force-reinstall: 2.x and 2.x+cpu are the same version to pip, so a change of flavour would go unseen.
+# --no-deps: torch's own requirements come with the next step, under constraints.txt.
+$(TORCH_DONE): $(MADE)
+	@echo "[2/3] torch $(TORCH) ($(FLAVOUR)): some minutes when it has to be downloaded"
+	@rm -f $(VENV)/.torch-* $(INSTALLED)
+	@$(if $(filter cpu,$(FLAVOUR)),$(PIP) install -qq --force-reinstall --no-deps --no-index "$(TORCH_PIN)" 2>/dev/null ||) \
+	  $(PIP) install -qq --force-reinstall --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH_PIN)" \
+	  || { echo "torch $(TORCH) could not be installed from $(or $(TORCH_INDEX),the default index) (pip's reason is above)." >&2; \
+	       echo "Expected: a connection to it and a wheel for this machine. Mirror: make TORCH_INDEX=<url> ..." >&2; exit 1; }
+	@touch $@
+
+$(INSTALLED): $(TORCH_DONE) pyproject.toml constraints.txt
+	@echo "[3/3] the package and its requirements, as pinned in constraints.txt: some minutes the first time"
+	@$(PIP) install -qq -c constraints.txt -e ".[$(EXTRAS)]" \
+	  || { echo "The installation stopped (pip's reason is above). Put it right and give the same command: it resumes." >&2; exit 1; }
+	@mkdir -p $(LAB_SETTINGS) && echo '$(NO_NEWS)' > $(LAB_SETTINGS)/overrides.json
+	@touch $@
+
+# ---------------------------------------------------------------- commands
+
+lab: $(INSTALLED) ## open JupyterLab on the first notebook
+	@echo "JupyterLab starts; Ctrl-C here ends it."
+	@exec $(RUN) -m jupyterlab notebooks/00_start_here.ipynb --notebook-dir=. --port=$(PORT) --log-level=WARN \
+	  $(if $(filter 0,$(BROWSER)),--no-browser) $(if $(filter 0,$(shell id -u)),--allow-root)
+
+# $(call stage,number,name,command): run it under a header, say how long it took, name it when it fails
+define stage
+@printf '\n[%s/5] %s\n' '$(1)' '$(2)'; start=$$(date +%s); \
+  if $(3); then echo "      $(2): passed in $$(($$(date +%s) - start)) s"; \
+  else echo "make $@: stage '$(2)' failed after $$(($$(date +%s) - start)) s" >&2; exit 1; fi
+endef
+
+test: export HF_HUB_OFFLINE = 1
+test: export TOKENIZERS_PARALLELISM = false
+test: $(INSTALLED) ## run everything that continuous integration runs
+	$(call stage,1,style,$(RUN) -m ruff check . && $(RUN) -m ruff format --check .)
+	$(call stage,2,tests,$(RUN) -m pytest tests --ignore=tests/browser)
+	$(call stage,3,notebooks carry no outputs,$(RUN) -m nbstripout --verify --keep-id $(NOTEBOOKS))
+	$(call stage,4,notebooks run,env -u DPHRL_QUICK $(RUN) -m pytest --nbmake --nbmake-timeout=900 notebooks)
+	$(call stage,5,browser,$(RUN) -m pytest tests/browser -rs)
+	@printf '\nmake test: all 5 stages passed\n'
+
+lint: $(INSTALLED) ## check style (stages 1 and 3 of make test)
+	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m nbstripout --verify --keep-id $(NOTEBOOKS)
+
+format: $(INSTALLED) ## put style right and strip the notebooks' outputs
+	@$(RUN) -m ruff check --fix . && $(RUN) -m ruff format . && $(RUN) -m nbstripout --keep-id $(NOTEBOOKS)
+
+doctor: $(INSTALLED) ## say what this machine can run, and why
+	@$(RUN) -m dphrl_lite.cli doctor
+
+# another torch: make constraints TORCH=2.14.0
+constraints: ## remake constraints.txt with the newest versions (TORCH=... for another torch)
+	@rm -rf build/constraints && $(PYTHON) -m venv build/constraints
+	@$(MAKE) --no-print-directory build/constraints.txt TORCH=$(TORCH)
+	@mv build/constraints.txt constraints.txt && rm -rf build/constraints
+
+build/constraints.txt: PIP = build/constraints/bin/python -m pip --disable-pip-version-check
+build/constraints.txt: again
+	@$(PIP) install -qq --no-deps --no-index "torch==$(TORCH)" 2>/dev/null \
+	  || $(PIP) install -qq --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch==$(TORCH)"
+	@$(PIP) install -qq "torch==$(TORCH)" -e ".[$(EXTRAS)]"
+	@echo "# Every version that make lab and make test install. Remake with: make constraints" > $@
+	@$(PIP) freeze --all --exclude pip --exclude-editable | sed -E 's/^(torch==[0-9.]+).*/\1/' | grep -v -i '^nvidia-' >> $@
+
+clean: ## remove .venv and caches; your runs/ stay
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "removed $(VENV), build products and caches"

@@ -1,0 +1,150 @@
+"""Runs side by side: the miniature's problems, evaluation, and tables of outcomes. The method itself lives in `training`.
+
+Outcomes are a pandas table, one row per model and problem, with the columns `COLUMNS`; on disk they are Parquet. They
+hold counts only, so that every figure can be drawn again, by anyone, without a model.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from dphrl_lite import models, presampling, tasks, training
+from dphrl_lite.checkpoint import claim, weights_digest, write_whole
+from dphrl_lite.models import DATA, Policy
+from dphrl_lite.passk import Outcomes
+from dphrl_lite.tasks import Problem, Task
+from dphrl_lite.tasks.countdown import problems
+
+COLUMNS = ["domain", "split", "family", "method", "strength", "seed", "problem", "n", "c", "distinct"]
+FIRST_LOOK = DATA / "runs" / "first_look"
+KS = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Miniature:
+    """The countdown miniature: problems to train on, and held-out problems by family, none of whose number sets is seen.
+
+    `sort` is never trained by RL: it shows what is forgotten.
+    """
+
+    task: Task
+    train: list[Problem]
+    test: dict[str, list[Problem]]
+
+
+def miniature(train: int = 400, test: int = 200, seed: int = 0) -> Miniature:
+    """`train` problems of each of cd3 and cd4, and `test` held-out ones of each of cd3, cd4 and sort."""
+    chosen = [p for family in ("cd3", "cd4") for p in problems(family, train, seed=seed)]
+    held_out = {family: problems(family, test, split="test", seed=seed + 1) for family in ("cd3", "cd4", "sort")}
+    return Miniature(tasks.get("countdown"), chosen, held_out)
+
+
+def evaluate(
+    policy: Policy,
+    task: Task,
+    families: Mapping[str, Sequence[Problem]],
+    method: str = "base",
+    strength: float | None = None,
+    seed: int = 0,
+    samples: int = 64,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Draw `samples` answers to every problem at temperature 1 and count the right ones.
+
+    Args:
+        policy: what is evaluated.
+        task: the verifier.
+        families: family name -> problems.
+        method, strength, seed: how the policy was trained; they become columns, so that tables can be put together.
+        samples: answers per problem; Pass@k can be estimated up to k = samples.
+        progress: show a progress bar.
+
+    Returns:
+        An outcomes table.
+    """
+    frames = []
+    for family, chosen in families.items():
+        rollouts = presampling.sample(policy, task, chosen, samples, seed=1, progress=progress)
+        table = presampling.counts(rollouts).rename(columns={"problem_id": "problem"})
+        frames.append(table.assign(domain=task.name, split="test", family=family))
+    return pd.concat(frames, ignore_index=True).assign(method=method, strength=strength, seed=seed)[COLUMNS]
+
+
+def by_family(table: pd.DataFrame, seed: int | None = None) -> dict[str, dict[str, Outcomes]]:
+    """An outcomes table as family -> method -> `Outcomes`, for figures and widgets.
+
+    Args:
+        table: from `evaluate`, or read from Parquet.
+        seed: which training seed to take where there are several; the smallest if None. The base model has no seed.
+
+    Raises:
+        ValueError: columns are missing.
+    """
+    missing = set(COLUMNS) - set(table.columns)
+    if missing:
+        raise ValueError(f"an outcomes table needs the columns {COLUMNS}; missing: {sorted(missing)}")
+    found: dict[str, dict[str, Outcomes]] = {}
+    for (family, method), rows in table.groupby(["family", "method"], sort=False):
+        wanted = seed if seed in set(rows["seed"]) else rows["seed"].min()
+        rows = rows[rows["seed"] == wanted]
+        found.setdefault(family, {})[method] = Outcomes.from_counts(rows["n"], rows["c"], rows["problem"])
+    return found
+
+
+def summary(table: pd.DataFrame, ks: Sequence[int] = KS) -> pd.DataFrame:
+    """Pass@k by family and method: the mean over problems and seeds, and the mean number of distinct right answers."""
+    rows = []
+    for (family, method, seed), part in table.groupby(["family", "method", "seed"], sort=False):
+        values = Outcomes.from_counts(part["n"], part["c"]).pass_at_k(ks)["mean"]
+        scores = {f"Pass@{k}": value for k, value in zip(ks, values, strict=True)}
+        rows.append({"family": family, "method": method, "seed": seed} | scores | {"distinct": part["distinct"].mean()})
+    grouped = pd.DataFrame(rows).groupby(["family", "method"], sort=False)
+    return grouped.mean().drop(columns="seed").assign(seeds=grouped.size())
+
+
+def first_look(
+    out: str | Path = FIRST_LOOK,
+    methods: Sequence[str] = ("grpo", "dph-js"),
+    steps: int = 60,
+    seeds: Sequence[int] = (0, 1, 2),
+    samples: int = 64,
+) -> pd.DataFrame:
+    """Base model, GRPO and DPH-JS on the miniature: the comparison of notebook 06, over several seeds.
+
+    Each run's outcomes are written when it ends; called again, what is there is read, and only the rest is run.
+
+    Returns:
+        The outcomes of all runs. Raises `OtherRunError` if `out` holds a comparison with other settings.
+    """
+    policy, mini = models.load("tiny"), miniature()
+    settings = {"steps": steps, "samples": samples, "methods": list(methods), "seeds": list(seeds)}
+    folder = claim(out, {"kind": "first look", "weights": weights_digest(policy.model)} | settings)
+    parts = presampling.partition(presampling.sample(policy, mini.task, mini.train))
+    frames = [_once(folder / "base.parquet", lambda: evaluate(policy, mini.task, mini.test, samples=samples))]
+    for method in methods:
+        for seed in seeds:
+
+            def run(method=method, seed=seed):
+                done = training.train(policy, mini.task, mini.train, parts, method, steps, seed)
+                return evaluate(done.policy, mini.task, mini.test, method, done.strength, seed, samples)
+
+            frames.append(_once(folder / f"{method}-seed{seed}.parquet", run))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _once(path: Path, compute) -> pd.DataFrame:
+    if not path.is_file():
+        write_whole(path, lambda temporary: compute().to_parquet(temporary, index=False))
+    return pd.read_parquet(path)
+
+
+def read_outcomes(folder: str | Path = FIRST_LOOK) -> pd.DataFrame:
+    """All outcomes tables of a folder as one. Raises `FileNotFoundError` where there are none."""
+    paths = sorted(Path(folder).glob("*.parquet"), key=lambda path: (path.stem != "base", path.stem))
+    if not paths:
+        raise FileNotFoundError(
+            f"no outcomes (*.parquet) in {folder}; run notebook 06, or `dphrl experiment first-look`"
+        )
+    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)

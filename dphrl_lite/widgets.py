@@ -1,0 +1,162 @@
+"""Widgets around `figures`: choose, slide, and the figure follows. No arithmetic of its own.
+
+A `Live` widget keeps its controls by name (`widget.controls["threshold"].value = 4` works without a browser) and its
+newest figures in `widget.figures`, so that every control can be tested without a kernel.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import ipywidgets
+import pandas as pd
+import plotly.graph_objects as go
+
+from dphrl_lite import divergences, figures, presampling, toys, training
+from dphrl_lite.passk import Outcomes
+
+_WIDE = {"description_width": "120px"}
+_PLOTLY = "application/vnd.plotly.v1+json"
+
+
+class Live(ipywidgets.VBox):
+    """Controls above figures that are rebuilt whenever a control changes.
+
+    Args:
+        controls: by the name under which `build` takes their values.
+        build: from the values to one figure or several.
+        extra: further widgets for the control row, without a value that `build` needs (buttons).
+    """
+
+    def __init__(self, controls: Mapping[str, ipywidgets.Widget], build: Callable, extra: Sequence = ()):
+        self.controls, self._build, self.figures = dict(controls), build, []
+        self._outputs = ipywidgets.VBox()
+        row = ipywidgets.Box([*self.controls.values(), *extra], layout={"flex_flow": "row wrap"})
+        super().__init__([row, self._outputs])
+        for control in self.controls.values():
+            control.observe(self.redraw, names="value")
+        self.redraw()
+
+    def redraw(self, _change=None):
+        """Build the figures from the controls' present values and show them in place of the old ones."""
+        built = self._build(**{name: control.value for name, control in self.controls.items()})
+        self.figures = list(built) if isinstance(built, (list, tuple)) else [built]
+        if len(self._outputs.children) != len(self.figures):
+            self._outputs.children = [ipywidgets.Output() for _ in self.figures]
+        for output, figure in zip(self._outputs.children, self.figures, strict=True):
+            output.outputs = (_as_output(figure),)
+
+
+def _as_output(figure: go.Figure) -> dict:
+    """The figure as a notebook output: its data (tens of kB), drawn by the plotly that JupyterLab or VS Code holds."""
+    words = figure.layout.title.text or "figure"
+    return {
+        "output_type": "display_data",
+        "metadata": {},
+        "data": {_PLOTLY: json.loads(figure.to_json()), "text/plain": words},
+    }
+
+
+def _slider(label: str, value: float, low: float, high: float, step: float) -> ipywidgets.FloatSlider:
+    limits = {"min": low, "max": high, "step": step}
+    return ipywidgets.FloatSlider(value, description=label, style=_WIDE, layout={"width": "360px"}, **limits)
+
+
+def divergence_explorer(name: str = "js") -> Live:
+    """Choose a divergence, move a Gaussian policy over a two-mode target: f, its pull, the best fit, the value."""
+    options = [(divergences.get(n).label if n != "alpha" else "alpha", n) for n in divergences.names()]
+    controls = {
+        "name": ipywidgets.Dropdown(options=options, value=name, description="Divergence", style=_WIDE),
+        "alpha": _slider("alpha", 0.5, 0, 1, 0.05),
+        "mean": _slider("policy mean", 0.5, -4, 4, 0.1),
+        "width": _slider("policy width", 1, 0.3, 4, 0.1),
+        "distance": _slider("mode distance", 4, 0, 8, 0.25),
+        "weight": _slider("left mode's mass", 0.5, 0.05, 0.95, 0.05),
+    }
+    button = ipywidgets.Button(description="Jump to the best fit", layout={"margin": "2px 2px 2px 128px"})
+    live = Live(controls, _divergence_figure, extra=[button])
+
+    def follow(_change=None):
+        controls["alpha"].disabled = controls["name"].value != "alpha"
+
+    def jump(_button):
+        fit = toys.best_fit(*(controls[c].value for c in ("name", "alpha", "distance", "weight")))
+        controls["mean"].value, controls["width"].value = fit.mean, fit.width
+
+    controls["name"].observe(follow, names="value")
+    button.on_click(jump)
+    live.jump = button
+    follow()
+    return live
+
+
+def _divergence_figure(name, alpha, mean, width, distance, weight) -> go.Figure:
+    divergence = divergences.get(name, alpha=alpha if name == "alpha" else None)
+    fit = toys.best_fit(name, alpha, distance, weight)
+    return figures.divergence_explorer(divergence, fit, mean, width, distance, weight)
+
+
+def partition_explorer(rollouts: pd.DataFrame, threshold: int = 6) -> Live:
+    """Slide the threshold and watch problems move between D_pef and D_exp. `rollouts` as `presampling.sample` gives."""
+    counts = presampling.counts(rollouts)
+    slider = ipywidgets.IntSlider(
+        threshold, 1, int(counts["n"].min()), description="threshold", style=_WIDE, layout={"width": "420px"}
+    )
+    build = lambda threshold: figures.partition_histogram(counts, presampling.partition(rollouts, threshold))
+    return Live({"threshold": slider}, build)
+
+
+def pass_at_k_explorer(outcomes: Mapping[str, Mapping[str, Outcomes]], base: str = "base") -> Live:
+    """Pass@k curves with bands, and keep / forget / gain / never, by problem family and k.
+
+    Args:
+        outcomes: family of problems -> model -> `Outcomes`; each family holds the model `base`.
+        base: the model that the others are compared with.
+    """
+    fewest = min(int(out.n.min()) for models in outcomes.values() for out in models.values())
+    ks = [2**i for i in range(fewest.bit_length()) if 2**i <= fewest]
+    controls = {
+        "family": ipywidgets.Dropdown(options=list(outcomes), description="problems", style=_WIDE),
+        "k": ipywidgets.SelectionSlider(options=ks, value=ks[-1], description="k for the bars", style=_WIDE),
+        "confidence": ipywidgets.SelectionSlider(
+            options=[("80 %", 0.8), ("95 %", 0.95), ("99 %", 0.99)], value=0.95, description="bands", style=_WIDE
+        ),
+    }
+
+    def build(family, k, confidence):
+        models = outcomes[family]
+        return figures.pass_at_k_curves(models, ks, confidence), figures.keep_forget_gain(models, k, base)
+
+    return Live(controls, build)
+
+
+class TrainingDashboard(Live):
+    """Training curves read from the logs that runs write, while they write them.
+
+    Args:
+        folders: run name -> folder given to `training.train(..., out=folder)`; those without a log yet are left out.
+        seconds: shortest time between two redraws by `follow`.
+
+    Pass `dashboard.follow` as `on_step` to a run in this notebook, or press Refresh for runs elsewhere.
+    """
+
+    def __init__(self, folders: Mapping[str, str | Path], seconds: float = 1.0):
+        self.folders, self.seconds, self._drawn = dict(folders), seconds, 0.0
+        button = ipywidgets.Button(description="Refresh")
+        button.on_click(self.redraw)
+        super().__init__({}, self._from_logs, extra=[button])
+
+    def _from_logs(self) -> go.Figure:
+        written = {name: f for name, f in self.folders.items() if (Path(f) / training.LOG).is_file()}
+        return figures.training_dashboard({name: training.read_log(folder) for name, folder in written.items()})
+
+    def follow(self, _metrics: dict):
+        """Redraw if the last redraw is at least `seconds` ago."""
+        if time.monotonic() - self._drawn >= self.seconds:
+            self.redraw()
+
+    def redraw(self, _change=None):
+        """Read the logs and draw them."""
+        super().redraw()
+        self._drawn = time.monotonic()
