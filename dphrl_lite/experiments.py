@@ -104,6 +104,16 @@ def summary(table: pd.DataFrame, ks: Sequence[int] = KS) -> pd.DataFrame:
     return grouped.mean().drop(columns="seed").assign(seeds=grouped.size())
 
 
+def solution_counts(policies: Mapping[str, Policy], task: Task, problem: Problem, samples: int = 512) -> pd.DataFrame:
+    """How many of `samples` answers to one problem found each different right solution: rows solutions, columns models."""
+    found = {}
+    for name, policy in policies.items():
+        rollouts = presampling.sample(policy, task, [problem], samples, seed=2, progress=False)
+        found[name] = rollouts[rollouts["correct"]]["distinct"].value_counts()
+    table = pd.DataFrame(found).fillna(0).astype(int)
+    return table.sort_values(list(table), ascending=False)
+
+
 def first_look(
     out: str | Path = FIRST_LOOK,
     methods: Sequence[str] = ("grpo", "dph-js"),

@@ -300,3 +300,19 @@ def keep_forget_gain(outcomes: Mapping[str, Outcomes], k: int, base: str = "base
     title = f"What became of the problems, with k = {k} answers each"
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
     return _styled(figure, 190 + 60 * len(trained), title, barmode="stack", legend=legend)
+
+
+def solution_bars(counts: pd.DataFrame, prompt: str) -> go.Figure:
+    """How often each model finds each different right solution of one problem.
+
+    Args:
+        counts: from `experiments.solution_counts`: rows solutions, columns models.
+        prompt: the problem, for the title.
+    """
+    figure = go.Figure()
+    for name in counts:
+        figure.add_bar(x=counts.index, y=counts[name], name=name, marker_color=color(name), text=counts[name])
+    figure.update_traces(textposition="outside", cliponaxis=False)
+    figure.update_xaxes(title_text="solution (up to the order of operands)", type="category")
+    figure.update_yaxes(title_text="samples that found it")
+    return _styled(figure, 420, f"Solutions of: {prompt}", barmode="group")

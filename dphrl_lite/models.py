@@ -214,6 +214,9 @@ def _from_pretrained(profile: Profile, device: torch.device, dtype: torch.dtype)
             f"could not load {profile.source!r}: expected a folder with a saved model, or a hub id that can be reached "
             f"from here (HF_HUB_OFFLINE must not be 1 for a first download). The library says: {str(error)[:300]}"
         ) from error
+    for module in model.modules():  # bitsandbytes would repack 4-bit weights for CPU inference, and lose the gradient
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return model.eval(), tokenizer
 
 

@@ -1,0 +1,78 @@
+"""The miniature's data are disjoint, outcomes tables add up, and a comparison can be stopped and read again."""
+
+import pandas as pd
+import pytest
+
+from dphrl_lite import experiments
+from dphrl_lite.checkpoint import OtherRunError
+from dphrl_lite.tasks.countdown import is_held_out
+
+
+def test_miniature_keeps_train_and_test_apart():
+    mini = experiments.miniature(train=50, test=30)
+    assert len(mini.train) == 100
+    assert {family: len(chosen) for family, chosen in mini.test.items()} == {"cd3": 30, "cd4": 30, "sort": 30}
+    assert not any(is_held_out(p.meta["numbers"]) for p in mini.train)
+    assert all(is_held_out(p.meta["numbers"]) for family in ("cd3", "cd4") for p in mini.test[family])
+    assert all(is_held_out(map(int, p.answer.split())) for p in mini.test["sort"])
+
+
+@pytest.fixture(scope="module")
+def table(tiny):
+    mini = experiments.miniature(train=5, test=4)
+    return experiments.evaluate(tiny, mini.task, mini.test, samples=8, progress=False)
+
+
+def test_evaluate_gives_the_documented_columns(table):
+    assert list(table.columns) == experiments.COLUMNS
+    assert len(table) == 12
+    assert (table["n"] == 8).all()
+    assert (table["distinct"] <= table["c"]).all()
+
+
+def test_by_family_picks_one_seed_and_keeps_problem_names(table):
+    trained = [table.assign(method="grpo", seed=seed, c=seed) for seed in (1, 2)]
+    outcomes = experiments.by_family(pd.concat([table, *trained]))
+    assert outcomes["cd3"]["grpo"].c.tolist() == [1] * 4
+    assert experiments.by_family(pd.concat([table, *trained]), seed=2)["cd3"]["grpo"].c.tolist() == [2] * 4
+    assert set(outcomes["sort"]["base"].problem_ids) == set(table[table["family"] == "sort"]["problem"])
+    with pytest.raises(ValueError, match="missing"):
+        experiments.by_family(table.drop(columns="n"))
+
+
+def test_summary_averages_over_problems_and_seeds(table):
+    trained = [table.assign(method="grpo", seed=seed, n=8, c=c) for seed, c in ((1, 0), (2, 4))]
+    row = experiments.summary(pd.concat(trained), ks=[1]).loc[("cd3", "grpo")]
+    assert row["Pass@1"] == pytest.approx(0.25)
+    assert row["seeds"] == 2
+
+
+def test_first_look_runs_resumes_and_refuses_other_settings(tmp_path, monkeypatch):
+    small = experiments.miniature(train=12, test=3)
+    monkeypatch.setattr(experiments, "miniature", lambda: small)
+    settings = {"out": tmp_path / "look", "steps": 1, "seeds": [0], "samples": 4}
+    table = experiments.first_look(**settings)
+    assert set(table["method"]) == {"base", "grpo", "dph-js"}
+    monkeypatch.setattr(experiments.training, "train", None)  # nothing may be trained again
+    assert experiments.first_look(**settings).equals(table)
+    assert experiments.read_outcomes(tmp_path / "look")["method"].tolist()[0] == "base"
+    with pytest.raises(OtherRunError, match="steps"):
+        experiments.first_look(**settings | {"steps": 2})
+    with pytest.raises(FileNotFoundError, match="no outcomes"):
+        experiments.read_outcomes(tmp_path)
+
+
+def test_solution_counts_name_each_solution_once(tiny):
+    mini = experiments.miniature(train=5, test=4)
+    counts = experiments.solution_counts({"base": tiny, "same": tiny}, mini.task, mini.test["cd3"][0], samples=64)
+    assert counts.index.is_unique
+    assert (counts["base"] == counts["same"]).all()
+
+
+def test_the_shipped_outcomes_show_the_robust_facts():
+    table = experiments.summary(experiments.read_outcomes())
+    for family in ("cd3", "cd4"):
+        at_64, at_1 = table.loc[family, "Pass@64"], table.loc[family, "Pass@1"]
+        assert at_64["grpo"] < at_64["base"]
+        assert at_64["dph-js"] > at_64["grpo"]
+        assert min(at_1["grpo"], at_1["dph-js"]) > at_1["base"]

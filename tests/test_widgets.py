@@ -1,0 +1,95 @@
+"""Every control of every widget, without a kernel: set `.value`, and the figure's data must follow."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dphrl_lite import divergences, widgets
+from dphrl_lite.passk import Outcomes
+
+
+def shown(widget):
+    return [figure.to_json() for figure in widget.figures]
+
+
+def change(widget, control, value):
+    before = shown(widget)
+    widget.controls[control].value = value
+    return before != shown(widget)
+
+
+def test_divergence_explorer_follows_every_control():
+    explorer = widgets.divergence_explorer()
+    for name in divergences.names():
+        if name != "js":
+            assert change(explorer, "name", name), name
+    explorer.controls["name"].value = "alpha"
+    for control, value in {"alpha": 0.9, "mean": -1.0, "width": 2.0, "distance": 6.0, "weight": 0.2}.items():
+        assert change(explorer, control, value), control
+
+
+def test_alpha_can_be_moved_only_where_it_counts():
+    explorer = widgets.divergence_explorer("js")
+    assert explorer.controls["alpha"].disabled
+    explorer.controls["name"].value = "alpha"
+    assert not explorer.controls["alpha"].disabled
+
+
+def test_jump_moves_the_policy_onto_the_best_fit():
+    explorer = widgets.divergence_explorer("reverse_kl")
+    explorer.jump.click()
+    assert explorer.controls["mean"].value == pytest.approx(-2, abs=0.1)
+    policy = next(t for t in explorer.figures[0].data if t.name == "policy p (yours)")
+    best = next(t for t in explorer.figures[0].data if str(t.name).startswith("best fit"))
+    assert np.abs(policy.y - best.y).max() < 0.05
+
+
+def test_a_registered_divergence_joins_the_explorer():
+    divergences.register(divergences.Divergence("mine", lambda d: (d / 2).expm1() ** 2, label="my own"))
+    try:
+        assert change(widgets.divergence_explorer(), "name", "mine")
+    finally:
+        del divergences._REGISTRY["mine"]
+
+
+def test_outputs_are_small_json_that_a_browser_can_draw():
+    output = widgets.divergence_explorer()._outputs.children[0].outputs[0]
+    text = json.dumps(output)
+    assert output["output_type"] == "display_data"
+    assert "application/vnd.plotly.v1+json" in output["data"]
+    assert len(text) < 200_000
+
+
+def test_partition_explorer_follows_the_threshold():
+    correct = np.random.default_rng(0).random((30, 8)) < 0.6
+    rollouts = pd.DataFrame({"problem_id": np.repeat(range(30), 8), "correct": correct.ravel()})
+    explorer = widgets.partition_explorer(rollouts)
+    assert explorer.controls["threshold"].max == 8
+    for threshold in (1, 4, 8):
+        assert change(explorer, "threshold", threshold)
+
+
+def test_pass_at_k_explorer_follows_every_control():
+    rng = np.random.default_rng(0)
+    models = lambda: {name: Outcomes(rng.random((20, 16)) < 0.3) for name in ("base", "grpo")}
+    explorer = widgets.pass_at_k_explorer({"cd3": models(), "cd4": models()})
+    for control, value in {"family": "cd4", "k": 2, "confidence": 0.8}.items():
+        assert change(explorer, control, value), control
+
+
+def test_training_dashboard_reads_the_logs_as_they_grow(tmp_path):
+    dashboard = widgets.TrainingDashboard({"grpo": tmp_path / "grpo", "dph-js": tmp_path / "js"}, seconds=0)
+    assert len(dashboard.figures[0].data) == 0
+    (tmp_path / "grpo").mkdir()
+    record = {"step": 1, "reward": 0.2, "entropy": 0.5, "penalty": None, "log_u_mean": None}
+    (tmp_path / "grpo" / "log.jsonl").write_text(json.dumps(record) + "\n")
+    dashboard.follow(record)
+    assert {t.name for t in dashboard.figures[0].data} == {"grpo"}
+    patient = widgets.TrainingDashboard({"grpo": tmp_path / "grpo"}, seconds=3600)
+    before = patient.figures[0]
+    patient.follow(record)
+    assert patient.figures[0] is before
+    patient.redraw()
+    assert patient.figures[0] is not before
