@@ -73,7 +73,8 @@ $(INSTALLED): $(TORCH_DONE) pyproject.toml constraints.txt
 
 lab: $(INSTALLED) ## open JupyterLab on the first notebook
 	@echo "JupyterLab starts; Ctrl-C here ends it."
-	@exec $(RUN) -m jupyterlab notebooks/00_start_here.ipynb --notebook-dir=. --port=$(PORT) --log-level=WARN \
+	@exec $(RUN) -m jupyterlab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
+	  --port=$(PORT) --log-level=ERROR --LabApp.log_level=ERROR \
 	  $(if $(filter 0,$(BROWSER)),--no-browser) $(if $(filter 0,$(shell id -u)),--allow-root)
 
 # $(call stage,number,name,command): run it under a header, say how long it took, name it when it fails
@@ -97,7 +98,8 @@ lint: $(INSTALLED) ## check style (stages 1 and 3 of make test)
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m nbstripout --verify --keep-id $(NOTEBOOKS)
 
 format: $(INSTALLED) ## put style right and strip the notebooks' outputs
-	@$(RUN) -m ruff check --fix . && $(RUN) -m ruff format . && $(RUN) -m nbstripout --keep-id $(NOTEBOOKS)
+	@$(RUN) -m ruff check --fix --exit-zero --quiet . && $(RUN) -m ruff format . && $(RUN) -m nbstripout --keep-id $(NOTEBOOKS)
+	@$(RUN) -m ruff check .
 
 doctor: $(INSTALLED) ## say what this machine can run, and why
 	@$(RUN) -m dphrl_lite.cli doctor

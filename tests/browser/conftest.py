@@ -1,5 +1,10 @@
-"""A real JupyterLab in a real Chromium: the server, the page, and what the tests ask of them. Holds no test."""
+"""A real JupyterLab in a real Chromium: the server, the page, and what the tests ask of them. Holds no test.
 
+Run with DPHRL_SCREENSHOTS=<folder> to keep pictures, with DPHRL_NOTEBOOKS=<folder> to open other notebooks.
+"""
+
+import importlib.util
+import json
 import os
 import secrets
 import shutil
@@ -7,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +19,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from dphrl_lite.doctor import BROWSERS, find_browser
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-# a folder of other notebooks may stand in while the shipped ones are being written
 NOTEBOOKS = Path(os.environ.get("DPHRL_NOTEBOOKS", REPOSITORY / "notebooks"))
-CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # the last four keep the browser from asking its maker for updates: the tests count every request that leaves the machine
 CHROMIUM_ARGS = [
     "--no-sandbox",
@@ -63,6 +67,10 @@ def private_environment(folder: Path) -> dict[str, str]:
     folders = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
     lab = ("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")
     private = {name: str(folder / name.lower()) for name in folders + lab}
+    settings = Path(private["JUPYTERLAB_SETTINGS_DIR"]) / "@jupyterlab/apputils-extension"
+    settings.mkdir(parents=True)  # no question about news over the figures, no look for a newer release
+    quiet = {"fetchNews": "false", "checkForUpdates": False}
+    (settings / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
     return {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **private}
 
 
@@ -71,8 +79,6 @@ def lab_command(port: int, token: str, folder: Path) -> list[str]:
         *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1"),
         *(f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}", "--ServerApp.port_retries=0"),
         "--LabApp.expose_app_in_browser=True",  # window.jupyterapp: the tests give commands by name, not by pixel
-        # no question about news over the first page, and no look for a newer release
-        *("--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"),
     ]
 
 
@@ -82,7 +88,7 @@ def wait_until_answering(lab: Lab, server: subprocess.Popen, log: Path) -> None:
         try:
             urllib.request.urlopen(f"{lab.url}/api/status?token={lab.token}", timeout=5).close()
             return
-        except (urllib.error.URLError, OSError):
+        except OSError:  # URLError is one
             time.sleep(0.2)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
     pytest.fail(f"JupyterLab did not answer within {START_SECONDS} s; the end of its log:\n{tail}", pytrace=False)
@@ -91,7 +97,8 @@ def wait_until_answering(lab: Lab, server: subprocess.Popen, log: Path) -> None:
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
     """JupyterLab on a copy of the notebooks, so that no run writes outputs into the tree."""
-    pytest.importorskip("jupyterlab", reason="jupyterlab is not installed: pip install -e '.[notebooks]'")
+    if importlib.util.find_spec("jupyterlab") is None:
+        unavailable("jupyterlab is not installed: pip install -e '.[notebooks]'.")
     home = tmp_path_factory.mktemp("lab")
     folder = home / "notebooks"
     shutil.copytree(NOTEBOOKS, folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "runs"))
@@ -120,9 +127,9 @@ def browser():
         from playwright.sync_api import sync_playwright
     except ImportError:
         unavailable("playwright is not installed: pip install -e '.[dev]'.")
-    path = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
+    path = find_browser()
     if path is None:
-        unavailable(f"no browser on PATH: looked for {', '.join(CHROMIUM_NAMES)}. Install Chromium or Google Chrome.")
+        unavailable(f"no browser on PATH: looked for {', '.join(BROWSERS)}. Install Chromium or Google Chrome.")
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=CHROMIUM_ARGS)
         yield chromium
@@ -137,13 +144,10 @@ class Watch:
     outside: list[str] = field(default_factory=list)
 
     def attach(self, page) -> None:
-        page.on("console", lambda message: self.note(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: self.note(str(error)))
+        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", lambda request: self.note_request(request.url))
-        page.on("websocket", lambda socket: self.note_request(socket.url))
-
-    def note(self, text: str) -> None:
-        self.errors.append(text)
+        page.on("websocket", lambda websocket: self.note_request(websocket.url))
 
     def note_request(self, url: str) -> None:
         parts = urlsplit(url)
@@ -151,16 +155,85 @@ class Watch:
             self.outside.append(url)
 
 
-@pytest.fixture
-def watch():
-    return Watch()
+IDLE = """() => {
+  const panel = window.jupyterapp?.shell.currentWidget, session = panel?.context?.sessionContext;
+  return !!(panel?.context.isReady && session?.isReady && session.session?.kernel?.status === "idle");
+}"""
+RUN_ALL = """() => {
+  window.ranAll = false;
+  window.jupyterapp.commands.execute("notebook:run-all-cells").finally(() => { window.ranAll = true; });
+}"""
+# the model, not the page: JupyterLab takes cells that are out of sight out of the page
+CODE_CELLS = """() => window.jupyterapp.shell.currentWidget.content.widgets
+  .filter(cell => cell.model.type === "code")
+  .map(cell => ({ source: cell.model.sharedModel.getSource(), count: cell.model.executionCount,
+                  tags: cell.model.getMetadata("tags") ?? [], outputs: cell.model.outputs.toJSON() }))"""
+SCROLL_TO = """async (index) => {
+  const notebook = window.jupyterapp.shell.currentWidget.content;
+  notebook.activeCellIndex = index;
+  await notebook.scrollToItem(index, "start");
+  return notebook.widgets.length;
+}"""
+# ipywidgets' Output shows a traceback inside the widget, where the notebook's model does not see it
+BAD_OUTPUTS = """() => ["stderr", "error"]
+  .flatMap(kind => [...document.querySelectorAll(`[data-mime-type="application/vnd.jupyter.${kind}"]`)])
+  .map(node => node.textContent)"""
+
+
+@dataclass
+class NotebookPage:
+    """A notebook in JupyterLab, and what a reader does with it."""
+
+    page: object
+    lab: Lab
+    watch: Watch
+
+    def open(self, name: str) -> None:
+        self.page.goto(self.lab.address(name))
+        self.page.wait_for_function(IDLE, timeout=RUN_SECONDS * 1000)
+
+    def run_all(self) -> None:
+        self.page.evaluate(RUN_ALL)
+        self.page.wait_for_function("() => window.ranAll", timeout=RUN_SECONDS * 1000)
+        self.page.wait_for_function(IDLE, timeout=RUN_SECONDS * 1000)
+
+    def cells_not_run(self) -> list[str]:
+        return [cell["source"] for cell in self.page.evaluate(CODE_CELLS) if cell["source"] and not cell["count"]]
+
+    def cell_errors(self) -> list[str]:
+        """Tracebacks and standard error in the cells' outputs; cells tagged raises-exception fail on purpose."""
+        cells = [cell for cell in self.page.evaluate(CODE_CELLS) if "raises-exception" not in cell["tags"]]
+        outputs = [output for cell in cells for output in cell["outputs"]]
+        return [str(output) for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
+
+    def widget_errors(self) -> list[str]:
+        """Tracebacks and standard error among the outputs that are in sight, those inside widgets included."""
+        return self.page.evaluate(BAD_OUTPUTS)
+
+    def scroll_to(self, selector: str):
+        """Go down the notebook until something matches `selector`; returns it as a playwright locator."""
+        found, index, length = self.page.locator(selector), 0, 1
+        while index < length:
+            length = self.page.evaluate(SCROLL_TO, index)
+            self.page.wait_for_timeout(300)  # the cell enters the page, its widgets draw themselves
+            if found.count():
+                found.first.scroll_into_view_if_needed()
+                return found.first
+            index += 1
+        pytest.fail(f"nothing in the notebook's {length} cells matches {selector!r}", pytrace=False)
+
+    def picture(self, name: str) -> None:
+        """Keep a screenshot in the folder DPHRL_SCREENSHOTS, if that is set."""
+        if os.environ.get("DPHRL_SCREENSHOTS"):
+            self.page.screenshot(path=Path(os.environ["DPHRL_SCREENSHOTS"]) / f"{name}.png")
 
 
 @pytest.fixture
-def page(browser, lab, watch):
-    context = browser.new_context(viewport={"width": 1400, "height": 1000})
-    tab = context.new_page()
-    tab.set_default_timeout(60_000)
-    watch.attach(tab)
-    yield tab
+def notebook(browser, lab):
+    """A fresh page, watched from its first request on."""
+    context, watch = browser.new_context(viewport={"width": 1400, "height": 1000}), Watch()
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    watch.attach(page)
+    yield NotebookPage(page, lab, watch)
     context.close()
