@@ -119,7 +119,7 @@ def _trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def digest(*parts) -> str:
     """A short hash of JSON-able things, for manifests and for seeds that belong to a name."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def weights_digest(model: torch.nn.Module) -> str:

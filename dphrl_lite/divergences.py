@@ -12,7 +12,7 @@ Source: arXiv 2509.07430, section 3, for the use of f(u) on stored reference sam
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -92,7 +92,7 @@ class Divergence:
     """
 
     name: str
-    f: Callable[[Tensor], Tensor]
+    f: Callable[[Tensor], Tensor] = field(repr=False)
     f_zero: float | None = None
     slope_inf: float | None = None
     label: str = ""
@@ -105,8 +105,8 @@ class Divergence:
         f_zero = _limit(canonical, -1) if f_zero is None else f_zero
         slope_inf = _limit(lambda d: canonical(d) * torch.exp(-d), +1) if slope_inf is None else slope_inf
         values = {"f_zero": float(f_zero), "slope_inf": float(slope_inf), "label": self.label or self.name}
-        for field, value in values.items():
-            object.__setattr__(self, field, value)
+        for attribute, value in values.items():
+            object.__setattr__(self, attribute, value)
         object.__setattr__(self, "f", partial(_evaluate, canonical, float(f_zero)))
 
     @property

@@ -247,6 +247,11 @@ def describe_verdicts(verdicts: list[Verdict]) -> list[str]:
     return lines
 
 
+def what_runs() -> str:
+    """The last table of the report alone, for the first notebook."""
+    return "\n".join(describe_verdicts(judge(look())))
+
+
 def summary(machine: Machine) -> str:
     """The last line: all is well, or what is missing and the command that installs it."""
     missing = [f"{p.name} ({p.wanted})" for p in machine.packages if p.group == CORE and not p.fits]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from tqdm.auto import tqdm
 
 from dphrl_lite import models, presampling, tasks, training
 from dphrl_lite.checkpoint import claim, weights_digest, write_whole
@@ -65,8 +66,8 @@ def evaluate(
         An outcomes table.
     """
     frames = []
-    for family, chosen in families.items():
-        rollouts = presampling.sample(policy, task, chosen, samples, seed=1, progress=progress)
+    for family, chosen in tqdm(families.items(), desc=f"evaluating {method}", unit="family", disable=not progress):
+        rollouts = presampling.sample(policy, task, chosen, samples, seed=1, progress=False)
         table = presampling.counts(rollouts).rename(columns={"problem_id": "problem"})
         frames.append(table.assign(domain=task.name, split="test", family=family))
     return pd.concat(frames, ignore_index=True).assign(method=method, strength=strength, seed=seed)[COLUMNS]
@@ -101,7 +102,8 @@ def summary(table: pd.DataFrame, ks: Sequence[int] = KS) -> pd.DataFrame:
         scores = {f"Pass@{k}": value for k, value in zip(ks, values, strict=True)}
         rows.append({"family": family, "method": method, "seed": seed} | scores | {"distinct": part["distinct"].mean()})
     grouped = pd.DataFrame(rows).groupby(["family", "method"], sort=False)
-    return grouped.mean().drop(columns="seed").assign(seeds=grouped.size())
+    table = grouped.mean().drop(columns="seed").assign(seeds=grouped.size())
+    return table.sort_index(level="family", sort_remaining=False, kind="stable")
 
 
 def solution_counts(policies: Mapping[str, Policy], task: Task, problem: Problem, samples: int = 512) -> pd.DataFrame:

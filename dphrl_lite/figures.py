@@ -91,7 +91,7 @@ def divergence_explorer(
     title += f"<span style='font-size:14px'>{best}</span>"
     figure.update_annotations(font_size=14)
     legend = {"x": 0.99, "y": 0.98, "xanchor": "right", "bgcolor": "rgba(255,255,255,0.8)"}
-    return _styled(figure, 520, title, legend=legend, uirevision="keep")
+    return _styled(figure, 550, title, legend=legend, uirevision="keep").update_layout(margin_t=118)
 
 
 def coverage(fit: toys.Fit) -> str:
@@ -118,7 +118,7 @@ def _generator_panels(figure: go.Figure, divergence: Divergence):
             if row == 1 and other.name != divergence.name:
                 look |= {
                     "mode": "lines+text",
-                    "textposition": "top right",
+                    "textposition": "bottom right" if other.name == "js" else "top right",
                     "textfont": {"size": 11, "color": "#777777"},
                 }
                 look["text"] = ["" if i != 8 else other.label for i in range(len(u))]

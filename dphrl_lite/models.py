@@ -4,7 +4,7 @@ automatically is kept with its reason. Knows nothing of tasks, losses or samplin
 
 import copy
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 
 from dphrl_lite.errors import unknown
 
+_THREADS = torch.get_num_threads()
 DATA = Path(__file__).resolve().parents[1] / "data"
 
 
@@ -112,16 +113,10 @@ class Policy:
         self.tokenizer.save_pretrained(folder)
 
 
-class _adapter_off:
-    def __init__(self, model):
-        self.model, self.context = model, model.disable_adapter()
-
-    def __enter__(self):
-        self.context.__enter__()
-        return self.model
-
-    def __exit__(self, *error):
-        return self.context.__exit__(*error)
+@contextmanager
+def _adapter_off(model):
+    with model.disable_adapter():
+        yield model
 
 
 def choose_device() -> tuple[torch.device, torch.dtype, list[str]]:
@@ -169,10 +164,10 @@ def load(
     if name == "tiny":
         chosen_device, chosen_dtype = torch.device("cpu"), torch.float32
         reasons = ["device cpu: so small a model is fastest there", "float32: log-probs exact to 1e-5"]
-        torch.set_num_threads(1)
         reasons.append(
             "one thread: its matrices are too small to share, and busy neighbours would slow shared work down"
         )
+    torch.set_num_threads(1 if name == "tiny" else _THREADS)
     chosen_device = torch.device(device) if device else chosen_device
     chosen_dtype = dtype or chosen_dtype
     model, tokenizer = _from_pretrained(profile, chosen_device, chosen_dtype)
@@ -184,19 +179,22 @@ def load(
 
 
 def _source(name: str) -> str:
-    if (Path(name) / "config.json").is_file() or (
-        name.count("/") == 1 and not Path(name).exists() and name[0] not in "./~"
-    ):
+    """`name` if it can be a model: a folder that holds one, or a hub id."""
+    if (Path(name) / "config.json").is_file():
         return name
-    if Path(name).exists() or name.count("/") != 0:
+    looks_like_a_path = Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_like_a_path:
         raise FileNotFoundError(
             f"no model at {name!r}: expected a folder with config.json and weights, as save_pretrained writes"
         )
+    if "/" in name:
+        return name
     raise unknown("profile (or folder, or hub id such as 'org/model')", name, PROFILES)
 
 
 def _from_pretrained(profile: Profile, device: torch.device, dtype: torch.dtype):
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     if profile.source == PROFILES["tiny"].source and not Path(profile.source).is_dir():
         raise FileNotFoundError(
@@ -206,6 +204,8 @@ def _from_pretrained(profile: Profile, device: torch.device, dtype: torch.dtype)
     settings = {"dtype": dtype, "device_map": {"": device}}
     if profile.nf4:
         settings["quantization_config"] = _nf4(dtype)
+    if Path(profile.source).is_dir():
+        logging.disable_progress_bar()  # a bar for a download is news, for a file on disk it is noise
     try:
         tokenizer = AutoTokenizer.from_pretrained(profile.source)
         model = AutoModelForCausalLM.from_pretrained(profile.source, **settings)
@@ -214,6 +214,8 @@ def _from_pretrained(profile: Profile, device: torch.device, dtype: torch.dtype)
             f"could not load {profile.source!r}: expected a folder with a saved model, or a hub id that can be reached "
             f"from here (HF_HUB_OFFLINE must not be 1 for a first download). The library says: {str(error)[:300]}"
         ) from error
+    finally:
+        logging.enable_progress_bar()
     for module in model.modules():  # bitsandbytes would repack 4-bit weights for CPU inference, and lose the gradient
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

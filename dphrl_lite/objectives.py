@@ -98,6 +98,7 @@ def group_advantages(rewards: Tensor) -> Tensor:
     """
     if rewards.ndim != 2 or rewards.shape[1] < 2:
         raise ValueError(f"rewards must be [problems, samples] with at least 2 samples; got {tuple(rewards.shape)}")
+    rewards = rewards if rewards.is_floating_point() else rewards.float()
     first = rewards[:, :1]  # the mean is taken from there, so that equal rewards centre to exactly zero
     centred = rewards - first - (rewards - first).mean(1, keepdim=True)
     return centred / (rewards.std(1, correction=1, keepdim=True) + 1e-6)

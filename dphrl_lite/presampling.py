@@ -5,7 +5,7 @@ logp_sampling, correct, distinct, reason. Knows nothing of losses.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +76,7 @@ def sample(
     folder = None
     if out is not None:
         identity = {"kind": "presampling", "task": task.name, "model": policy.name, "shard": problems_per_shard}
-        problem_hash = digest([(p.id, p.prompt, p.answer) for p in problems])
+        problem_hash = digest([asdict(p) for p in problems])
         folder = claim(out, identity | settings | {"weights": weights_digest(policy.model), "problems": problem_hash})
     shards = [problems[i : i + problems_per_shard] for i in range(0, len(problems), problems_per_shard)]
     bar = tqdm(total=len(problems), desc=f"sampling {samples} each", unit="problem", disable=not progress)

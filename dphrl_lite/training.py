@@ -288,7 +288,7 @@ class _Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.policy.model.parameters(), self.config.gradient_clip).item()
         if not np.isfinite(norm):
             raise FloatingPointError(
-                f"the gradient of step {step + 1} is {norm}; no update was made and the last checkpoint is intact. "
+                f"the gradient of step {step + 1} is {norm}; it was not applied, and the last checkpoint is intact. "
                 "Lower learning_rate or strength"
             )
         self.optimizer.step()
@@ -314,7 +314,7 @@ class _Trainer:
         settings = dataclasses.asdict(self.config) | {"strength": self.strength}
         kept = {k: v for k, v in settings.items() if k not in ("steps", "checkpoint_every")}
         rehearsal = [ids.tolist() for ids in self.parts.rehearsal["token_ids"]]
-        data = checkpoint.digest([(p.id, p.prompt, p.answer) for p in self.problems], rehearsal)
+        data = checkpoint.digest([dataclasses.asdict(p) for p in self.problems], rehearsal)
         return {"kind": "training", "task": self.task.name, "weights": self.weights, "data": data} | kept
 
     def resume(self, folder: Path | None) -> list[dict]:
@@ -323,18 +323,31 @@ class _Trainer:
         if not state:
             return []
         self.exploration.place, self.rehearsal.place = state["places"]
-        return read_log(folder)[: state["step"]]
+        if state["step"] > self.config.steps:
+            raise ValueError(
+                f"{folder} holds a run of {state['step']} steps, more than the {self.config.steps} asked for; "
+                f"pass steps={state['step']} to read it, or choose another folder"
+            )
+        records = read_log(folder)[: state["step"]]
+        self._write_log(folder, records)
+        return records
 
     def save(self, folder: Path | None, records: list[dict]):
         """Append the step to log.jsonl; write a checkpoint every `checkpoint_every` steps and at the end."""
         if folder is None:
             return
         step = len(records)
-        lines = [json.dumps(r) + "\n" for r in records]
-        checkpoint.write_whole(folder / LOG, lambda temporary: temporary.write_text("".join(lines)))
+        if step == 1:
+            self._write_log(folder, [])  # of a start that never reached its first checkpoint
+        with (folder / LOG).open("a") as log:
+            log.write(json.dumps(records[-1]) + "\n")
         if step % self.config.checkpoint_every == 0 or step == self.config.steps:
             state = {"step": step, "places": [self.exploration.place, self.rehearsal.place]}
             checkpoint.save_step(folder, step, self.policy.model, self.optimizer, state)
+
+    def _write_log(self, folder: Path, records: list[dict]):
+        lines = [json.dumps(r) + "\n" for r in records]
+        checkpoint.write_whole(folder / LOG, lambda temporary: temporary.write_text("".join(lines)))
 
 
 def read_log(folder: str | Path) -> list[dict]:
@@ -342,7 +355,8 @@ def read_log(folder: str | Path) -> list[dict]:
     path = Path(folder) / LOG
     if not path.is_file():
         raise FileNotFoundError(f"no training log at {path}; expected a folder that `train(..., out=folder)` wrote")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    *whole, _unfinished = path.read_text().split("\n")
+    return [json.loads(line) for line in whole]
 
 
 @dataclass

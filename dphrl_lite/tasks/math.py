@@ -1,35 +1,27 @@
-r"""Mathematics with a checkable final answer: Math-Verify parses and compares, this module calls it safely.
+r"""Mathematics with a checkable final answer: Math-Verify parses and compares, in a process that can be killed.
 
-Here: how a gold answer is presented to Math-Verify, the verdict, and cheap guards in front of the parser: only the end
-of a long completion is read, and towers of powers, huge factorials and binomials in the answer are refused unparsed.
-Not here: answer extraction and equality themselves (Math-Verify and SymPy), and data sets (`problems.py`).
-
-Not guarded: Math-Verify's time limit is a POSIX alarm. It works in the main thread only, and it cannot interrupt one
-long step of big-number arithmetic; outside the main thread, and on Windows, there is no time limit at all.
+Here: the verdict, the time limit, and cheap guards in front of the parser: only the end of a long completion is read,
+and towers of powers, huge factorials and binomials in the answer are refused unparsed. Not here: answer extraction and
+equality themselves (Math-Verify and SymPy, called by `math_worker.py`), and data sets (`problems.py`).
 """
 
-import logging
+import json
 import math
-import os
+import queue
 import re
+import subprocess
+import sys
 import threading
-
-from math_verify import parse, verify
-from math_verify.errors import TimeoutException
 
 from dphrl_lite.tasks.base import Problem, Task, Verdict
 
 MAX_CHARACTERS = 20_000  # of a completion's end; the answer comes last
 MAX_EXPONENT = 100_000
 MAX_FACTORIAL = 10_000
+START_SECONDS = 120
 
-_MARKED_UP = re.compile(r"(?<!\\)\$|\\boxed|\\\[|\\\(")
-_NUMBER = re.compile(r"-?[\d.,]+%?")
 _TOWER = re.compile(r"(?<!\d)\d+(?:[ )}\]]{0,4}(?:\^|\*\*)[ {(\[]{0,4}\d+)+")
 _FACTORIAL = re.compile(r"(\d+)[ )}\]]{0,4}!|\\[dt]?binom\{?(\d+)|![ )}\]]{1,4}!")
-
-# Its "timeout is disabled" warning says what the docstring above says, in the middle of somebody's notebook.
-logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 class Math(Task):
@@ -37,56 +29,83 @@ class Math(Task):
 
     name = "math"
 
-    def __init__(self, time_limit=5.0):
-        """`time_limit` is in seconds for parsing, and again for comparing; see the module on where it holds."""
+    def __init__(self, time_limit: float = 5.0):
+        """`time_limit`: seconds for one verdict, after which the process that computes it is killed and replaced."""
         self.time_limit = time_limit
-        self._gold: dict[str, list] = {}
+        self._worker = _Worker()
 
     def check(self, problem: Problem, completion: str) -> Verdict:
         """Compare the final answer in `completion` with the gold answer; `ValueError` if that cannot be parsed."""
-        gold = self._parsed_gold(problem)
         text = completion[-MAX_CHARACTERS:]
         if _is_bomb(text):
             return Verdict(False, None, "refused: an answer with powers or factorials too large to write out")
         try:
-            parsed = parse(text, parsing_timeout=self._seconds(), raise_on_error=True)
-            if not parsed:
-                return Verdict(False, None, "no answer found in the completion")
-            answer = str(parsed[-1])
-            if verify(gold, parsed, timeout_seconds=self._seconds()):
-                return Verdict(True, answer, "equal to the gold answer", _text(parsed[0], answer))
-            return Verdict(False, answer, f"{answer[:100]!r} is not equal to the gold answer {problem.answer!r}")
-        except TimeoutException:  # not an Exception in Math-Verify
-            return Verdict(False, None, f"stopped after {self._seconds()} s")
-        except Exception as error:  # SymPy raises almost anything on odd input, RecursionError and MemoryError included
-            return Verdict(False, None, f"the answer cannot be parsed: {type(error).__name__}")
-
-    def _parsed_gold(self, problem: Problem) -> list:
-        gold = str(problem.answer)
-        if gold not in self._gold:
-            self._gold[gold] = _parse_gold(gold, self._seconds())
-        if not self._gold[gold]:
+            found = self._worker.ask({"gold": str(problem.answer), "text": text}, self.time_limit)
+        except TimeoutError:
+            return Verdict(False, None, f"stopped after {self.time_limit:g} s")
+        except BrokenPipeError:
+            return Verdict(False, None, "stopped: judging the answer took too much memory or crashed")
+        if found.get("gold") is False:
             raise ValueError(
-                f"the answer of problem {problem.id!r} is {gold!r}, in which Math-Verify finds nothing to compare "
-                "with; expected a number or LaTeX such as '\\\\frac{3}{4}': correct it or drop the problem"
+                f"the answer of problem {problem.id!r} is {problem.answer!r}, in which Math-Verify finds nothing to "
+                "compare with; expected a number or LaTeX such as '\\\\frac{3}{4}': correct it or drop the problem"
             )
-        return self._gold[gold]
-
-    def _seconds(self) -> int | None:
-        """The time limit as Math-Verify takes it: whole seconds, None where its alarm cannot be set."""
-        alarm = os.name == "posix" and threading.current_thread() is threading.main_thread()
-        return max(1, math.ceil(self.time_limit)) if alarm else None
+        return _verdict(found, problem.answer)
 
 
-def _parse_gold(gold: str, seconds: int | None) -> list:
-    """Parse a gold answer, which most data sets give without the `$` that Math-Verify recognises LaTeX by."""
-    gold = gold.strip()
-    plain = parse(gold, parsing_timeout=seconds)
-    if plain and _MARKED_UP.search(gold):
-        return plain
-    wrapped = parse(f"${gold}$", parsing_timeout=seconds)
-    # "1,22" is a decimal in the one reading and a list in the other, and nothing in it says which.
-    return plain + wrapped if _NUMBER.fullmatch(gold) else wrapped
+def _verdict(found: dict, gold: str) -> Verdict:
+    answer = found["answer"]
+    if "error" in found:
+        return Verdict(False, None, f"the answer cannot be parsed: {found['error']}")
+    if answer is None:
+        return Verdict(False, None, "no answer found in the completion")
+    if found["correct"]:
+        return Verdict(True, answer, "equal to the gold answer", found["distinct"])
+    return Verdict(False, answer, f"{answer[:100]!r} is not equal to the gold answer {gold!r}")
+
+
+class _Worker:
+    """The other process. One question at a time, from any thread; dead or late, it is replaced at the next question."""
+
+    def __init__(self):
+        self._lock, self._process, self._lines = threading.Lock(), None, None
+
+    def ask(self, request: dict, seconds: float) -> dict:
+        """The answer to `request`. Raises `TimeoutError` after `seconds`, `BrokenPipeError` where the process died."""
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            return json.loads(self._next_line(seconds))
+
+    def _start(self):
+        command = [sys.executable, "-m", "dphrl_lite.tasks.math_worker"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        # a session of its own: Ctrl-C in the notebook is not for it
+        self._process = subprocess.Popen(command, **pipes, text=True, start_new_session=True)
+        self._lines = queue.Queue()
+        threading.Thread(target=_forward, args=(self._process.stdout, self._lines), daemon=True).start()
+        self._next_line(START_SECONDS)
+
+    def _next_line(self, seconds: float) -> str:
+        try:
+            line = self._lines.get(timeout=seconds)
+        except queue.Empty:
+            self._process.kill()
+            self._process.wait()
+            raise TimeoutError from None
+        if line is None:
+            self._process.wait()
+            raise BrokenPipeError
+        return line
+
+
+def _forward(stream, lines: queue.Queue):
+    """Lines of a pipe into a queue, which can be waited for with a time limit on every system; None at the end."""
+    for line in stream:
+        lines.put(line)
+    lines.put(None)
 
 
 def _is_bomb(text: str) -> bool:
@@ -111,10 +130,3 @@ def _is_tower(tower: str) -> bool:
             return True
         exponent = number**exponent
     return False
-
-
-def _text(parsed, fallback: str) -> str:
-    try:
-        return str(parsed)
-    except Exception:  # a number of more digits than Python prints
-        return fallback

@@ -222,10 +222,10 @@ class NotebookPage:
             index += 1
         pytest.fail(f"nothing in the notebook's {length} cells matches {selector!r}", pytrace=False)
 
-    def picture(self, name: str) -> None:
-        """Keep a screenshot in the folder DPHRL_SCREENSHOTS, if that is set."""
+    def picture(self, name: str, part=None) -> None:
+        """Keep a screenshot of the page, or of one `part` of it, in the folder DPHRL_SCREENSHOTS, if that is set."""
         if os.environ.get("DPHRL_SCREENSHOTS"):
-            self.page.screenshot(path=Path(os.environ["DPHRL_SCREENSHOTS"]) / f"{name}.png")
+            (part or self.page).screenshot(path=Path(os.environ["DPHRL_SCREENSHOTS"]) / f"{name}.png")
 
 
 @pytest.fixture

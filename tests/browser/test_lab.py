@@ -35,11 +35,10 @@ def test_divergence_explorer_redraws_when_another_divergence_is_chosen(notebook)
     cell = notebook.scroll_to(f".jp-Cell:has({LABELLED})")
     cell.locator(".js-plotly-plot .main-svg").first.wait_for()
     before = cell.evaluate(DATA)
-    notebook.picture("divergence_explorer_before")
 
     choose_another(cell.locator(f"{LABELLED} select"))
     wait_for_change(notebook, cell, before)
-    notebook.picture("divergence_explorer_after")
+    notebook.picture("divergence_explorer", cell.locator(".jp-Cell-outputWrapper"))
 
     assert notebook.widget_errors() == []
     assert notebook.watch.outside == [], "the page asked other machines; everything has to work offline"

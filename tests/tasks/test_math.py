@@ -99,11 +99,9 @@ BOMBS = [
 
 @pytest.mark.parametrize("completion", BOMBS)
 def test_numbers_too_large_to_write_out_are_refused(task, completion):
-    start = time.monotonic()
     verdict = task.verify(problem("3"), completion)
     assert (verdict.correct, verdict.answer) == (False, None)
     assert verdict.reason.startswith("refused")
-    assert time.monotonic() - start < 1
 
 
 @pytest.mark.parametrize(
@@ -144,23 +142,31 @@ HOSTILE = {
 def test_hostile_completion_is_judged_wrong_in_bounded_time(task, completion):
     start = time.monotonic()
     verdict = task.verify(problem("\\frac{3}{4}"), completion)
-    assert time.monotonic() - start < 6
+    assert time.monotonic() - start < 60  # the limit is one second; starting a new worker after a kill takes longer
     assert not verdict.correct
     assert verdict.reason
 
 
 def test_only_the_end_of_a_long_completion_is_read(task):
-    start = time.monotonic()
     assert task.verify(problem("4"), "I think $5$. " * 80_000 + "\\boxed{4}").correct
-    assert time.monotonic() - start < 6
 
 
-def test_works_outside_the_main_thread(task):
-    verdicts = []
-    thread = threading.Thread(target=lambda: verdicts.append(task.verify(problem("\\frac{5}{8}"), "\\boxed{0.625}")))
+def test_the_time_limit_holds_outside_the_main_thread_and_the_next_answer_is_judged():
+    task, verdicts = Math(time_limit=0.5), []
+    completions = ["\\boxed{0.625}", HOSTILE["slow polynomial"], "\\boxed{0.625}"]
+    work = lambda: verdicts.extend(task.verify(problem("\\frac{5}{8}"), c) for c in completions)
+    thread = threading.Thread(target=work)
     thread.start()
-    thread.join()
-    assert verdicts[0].correct
+    thread.join(timeout=60)
+    assert [v.correct for v in verdicts] == [True, False, True]
+    assert verdicts[1].reason == "stopped after 0.5 s"
+
+
+def test_a_dead_worker_is_replaced(task):
+    assert task.verify(problem("1"), "\\boxed{1}").correct
+    task._worker._process.kill()
+    task._worker._process.wait()
+    assert task.verify(problem("1"), "\\boxed{1}").correct
 
 
 def test_gold_answer_that_cannot_be_parsed_names_the_problem(task):

@@ -165,7 +165,7 @@ def test_matching_many_columns_is_exact_and_bounded(tmp_path):
     assert task.verify(problem(numbers.format(columns)), numbers.format(rotated)).correct
     broken = rotated.replace("(n * 7) % 41", "(n * 7 + (n = 3) - (n = 9)) % 41")
     assert not task.verify(problem(numbers.format(columns)), numbers.format(broken)).correct
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60  # the limit is a second or so; unbounded without it
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_hostile_completion_is_judged_wrong_in_bounded_time(task, completion, mo
     monkeypatch.chdir(tmp_path)
     before, start = hashes(task.databases), time.monotonic()
     verdict = task.verify(school("SELECT name FROM student"), completion)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60  # unbounded without the guard
     assert not verdict.correct
     assert verdict.reason
     assert verdict.distinct is None

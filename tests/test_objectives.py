@@ -1,0 +1,316 @@
+"""Advantages and losses by hand, the table of methods, and each penalty's gradient by summing over a small support."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import log_softmax
+
+from dphrl_lite import divergences
+from dphrl_lite.divergences import Divergence
+from dphrl_lite.objectives import METHODS, Method, clipped_loss, group_advantages, reference_penalty, rehearsal_loss
+
+# The table of the method, section 5, typed off by hand: on-policy data, clip, penalty, divergence.
+# ("dph-js-definition" comes with its own issue.)
+TABLE = {
+    "grpo": ("all", 0.2, 0.2, "none", None),
+    "grpo-exp": ("exploration", 0.2, 0.28, "none", None),
+    "dapo": ("all", 0.2, 0.28, "none", None),
+    "rkl": ("all", 0.2, 0.28, "reference_k2", None),
+    "rkl-k3": ("all", 0.2, 0.28, "reference_k3", None),
+    "sft": ("exploration", 0.2, 0.28, "rehearsal_ce", None),
+    "dph-f": ("exploration", 0.2, 0.28, "rehearsal_f", "forward_kl"),
+    "dph-js": ("exploration", 0.2, 0.28, "rehearsal_f", "js"),
+    "dph-alpha": ("exploration", 0.2, 0.28, "rehearsal_f", "alpha"),
+}
+CURVATURE = {
+    "forward_kl": 1,
+    "alpha": 1,
+    "js": 0.5,
+    "reverse_kl": 1,
+    "hellinger": 0.5,
+    "jeffreys": 2,
+    "pearson_chi2": 2,
+}
+
+
+# ---- the table of methods --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_methods_are_those_of_the_table(name):
+    m = METHODS[name]
+    assert (m.on_policy, m.clip_low, m.clip_high, m.penalty, m.divergence) == TABLE[name]
+    assert m.name == name
+    assert m.dynamic_sampling == (name == "dapo")
+    assert m.rehearses == (name in ("sft", "dph-f", "dph-js", "dph-alpha"))
+    assert m.needs_reference == (name in ("rkl", "rkl-k3"))
+    assert (m.strength > 0) == (m.penalty != "none")
+
+
+def test_every_registered_divergence_is_a_method_once():
+    others = {f"dph-{n}" for n in divergences.names()} - {"dph-forward_kl", "dph-js", "dph-alpha"}
+    assert len(METHODS) == len(list(METHODS))
+    assert set(METHODS) == set(TABLE) | others
+    assert all(METHODS[name].name == name for name in METHODS)
+
+
+def test_methods_cannot_be_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        METHODS["grpo"].clip_low = 0.1
+    with pytest.raises(TypeError):
+        METHODS["mine"] = METHODS["grpo"]
+
+
+@pytest.mark.parametrize("divergence", CURVATURE)
+def test_dph_strengths_are_of_equal_curvature(divergence):
+    name = {"forward_kl": "dph-f"}.get(divergence, f"dph-{divergence}")
+    assert METHODS[name].strength * CURVATURE[divergence] == pytest.approx(1, abs=1e-3)
+
+
+def test_a_kink_has_no_curvature_to_divide_by():
+    assert METHODS["dph-total_variation"].strength == 1
+
+
+@pytest.fixture
+def registry():
+    before = dict(divergences._REGISTRY)
+    yield divergences.register
+    divergences._REGISTRY.clear()
+    divergences._REGISTRY.update(before)
+
+
+def test_a_registered_divergence_is_a_method_at_once(registry):
+    with pytest.raises(ValueError, match="unknown method 'dph-mine'"):
+        METHODS["dph-mine"]
+    registry(Divergence(name="mine", f=lambda d: 4 * (d / 2).expm1() ** 2))  # four times Hellinger: f''(1) = 2
+    m = METHODS["dph-mine"]
+    assert (m.penalty, m.divergence, m.on_policy) == ("rehearsal_f", "mine", "exploration")
+    assert m.strength == pytest.approx(0.5, abs=1e-3)
+    assert "dph-mine" in METHODS
+    assert "dph-mine" in list(METHODS)
+    value = rehearsal_loss(m, torch.tensor([[math.log(4.0)]]), torch.zeros(1, 1), torch.ones(1, 1))
+    assert value.item() == pytest.approx(4)  # 4 (sqrt 4 - 1)^2
+
+
+@pytest.mark.parametrize("name", ["dph-jss", "dph-", "js", "", None, 3])
+def test_unknown_methods_list_the_names(name):
+    with pytest.raises(ValueError, match="dapo, dph-alpha, dph-f"):
+        METHODS[name]
+    assert name not in METHODS
+
+
+# ---- group advantages ------------------------------------------------------------------------------------------------
+
+
+def test_group_advantages_by_hand():
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]], dtype=torch.float64)
+    # means 1/4 and 1/2; variances with ddof 1: (9 + 1 + 1 + 1)/16/3 = 1/4 and 4/4/3 = 1/3
+    a, b = 0.5 + 1e-6, math.sqrt(1 / 3) + 1e-6
+    expected = [[0.75 / a, *[-0.25 / a] * 3], [0.5 / b, 0.5 / b, -0.5 / b, -0.5 / b]]
+    for found, row in zip(group_advantages(rewards).tolist(), expected, strict=True):
+        assert found == pytest.approx(row, rel=1e-12)
+
+
+@given(st.floats(-100, 100, width=32), st.integers(2, 64))
+def test_equal_rewards_have_exactly_no_advantage(reward, samples):
+    assert not group_advantages(torch.full((1, samples), reward)).any()
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=16), st.floats(-5, 5))
+def test_advantages_average_to_zero_and_forget_the_offset(rewards, offset):
+    rewards = torch.tensor([rewards], dtype=torch.float64)
+    found = group_advantages(rewards)
+    assert found.mean().item() == pytest.approx(0, abs=1e-8)
+    if rewards.std() > 1e-3:
+        assert torch.allclose(group_advantages(rewards + offset), found, atol=1e-6)
+
+
+@pytest.mark.parametrize("rewards", [torch.zeros(3, 1), torch.zeros(4), torch.zeros(2, 2, 2)])
+def test_rewards_of_a_wrong_shape_are_refused(rewards):
+    with pytest.raises(ValueError, match="at least 2 samples"):
+        group_advantages(rewards)
+
+
+# ---- the clipped loss ------------------------------------------------------------------------------------------------
+
+RHO = [0.5, 0.79, 1.0, 1.27, 1.5]
+
+
+def clipped(advantage, rho, low=0.2, high=0.28):
+    """Loss and d loss / d logp for one completion whose tokens have the ratios `rho`."""
+    logp_old = torch.full((1, len(rho)), -1.0, dtype=torch.float64)
+    logp = (logp_old + torch.tensor([rho], dtype=torch.float64).log()).requires_grad_()
+    out = clipped_loss(logp, logp_old, torch.tensor([advantage]), torch.ones_like(logp), low, high)
+    out.loss.backward()
+    return out, logp.grad[0].tolist()
+
+
+def test_clipped_loss_by_hand_for_a_good_answer():
+    out, gradient = clipped(2.0, RHO)
+    assert out.loss.item() == pytest.approx(-2 * (0.5 + 0.79 + 1.0 + 1.27 + 1.28) / 5)
+    assert gradient == pytest.approx([-2 * r / 5 for r in (0.5, 0.79, 1.0, 1.27, 0.0)])
+    assert (out.clipped_low, out.clipped_high) == (0, pytest.approx(0.2))
+
+
+def test_clipped_loss_by_hand_for_a_bad_answer():
+    out, gradient = clipped(-3.0, RHO)
+    assert out.loss.item() == pytest.approx(3 * (0.8 + 0.8 + 1.0 + 1.27 + 1.5) / 5)
+    assert gradient == pytest.approx([3 * r / 5 for r in (0.0, 0.0, 1.0, 1.27, 1.5)])
+    assert (out.clipped_low, out.clipped_high) == (pytest.approx(0.4), 0)
+
+
+def test_the_clip_is_asymmetric():
+    assert clipped(1.0, [1.27])[1] == pytest.approx([-1.27])
+    assert clipped(1.0, [1.27], high=0.2)[1] == [0.0]
+    assert clipped(-1.0, [0.75])[1] == [0.0]
+    assert clipped(-1.0, [0.75], low=0.28)[1] == pytest.approx([0.75])
+
+
+def test_on_policy_the_gradient_is_the_policy_gradient():
+    out, gradient = clipped(1.5, [1.0, 1.0])
+    assert out.loss.item() == pytest.approx(-1.5)
+    assert gradient == pytest.approx([-0.75, -0.75])
+
+
+def test_the_mean_is_over_tokens_and_ignores_padding():
+    logp = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
+    old = torch.tensor([[0.0, 0.0, 0.0], [0.0, math.nan, 99.0]], dtype=torch.float64)
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    out = clipped_loss(logp, old, torch.tensor([1.0, -2.0]), mask, 0.2, 0.28)
+    out.loss.backward()
+    assert out.loss.item() == pytest.approx(-(3 * 1 - 2) / 4)  # not the mean of two per-completion means
+    assert logp.grad.tolist() == [[-0.25] * 3, [0.5, 0.0, 0.0]]
+
+
+# ---- penalties, exactly: a batch that holds each outcome in proportion to its probability --------------------------
+
+Q = torch.tensor([8, 4, 2, 1, 1], dtype=torch.float64) / 16  # reference
+P = torch.tensor([2, 2, 4, 4, 4], dtype=torch.float64) / 16  # policy
+
+
+def as_batch(weights):
+    """Outcome numbers `[1, 16]`: the mean over them *is* the expectation under `weights`."""
+    return torch.repeat_interleave(torch.arange(5), (weights * 16).round().long())[None]
+
+
+def gradient(of):
+    """d of(log p) / d logits at the policy `P`."""
+    logits = P.log().clone().requires_grad_()
+    return torch.autograd.grad(of(log_softmax(logits, -1)), logits)[0]
+
+
+def on_samples(penalty, weights):
+    x = as_batch(weights)
+    return gradient(lambda log_p: penalty(log_p[x], Q.log()[x], torch.ones(x.shape)))
+
+
+def forward_kl(log_p):
+    return (Q * (Q.log() - log_p)).sum()
+
+
+def reverse_kl(log_p):
+    return (log_p.exp() * (log_p - Q.log())).sum()
+
+
+def test_the_batches_are_expectations():
+    for weights in (P, Q):
+        assert torch.equal(torch.bincount(as_batch(weights)[0], minlength=5) / 16, weights.float())
+
+
+def test_k2_on_policy_samples_has_the_reverse_kl_gradient():
+    k2 = lambda *tensors: reference_penalty(METHODS["rkl"], *tensors)
+    assert torch.allclose(on_samples(k2, P), gradient(reverse_kl), atol=1e-12)
+    assert not torch.allclose(on_samples(k2, P), gradient(forward_kl), atol=1e-2)
+
+
+def test_k3_on_policy_samples_has_the_forward_kl_gradient():
+    k3 = lambda *tensors: reference_penalty(METHODS["rkl-k3"], *tensors)
+    assert torch.allclose(on_samples(k3, P), gradient(forward_kl), atol=1e-12)
+    assert not torch.allclose(on_samples(k3, P), gradient(reverse_kl), atol=1e-2)
+
+
+def test_values_of_k2_and_k3_by_hand():
+    logp, ref, mask = torch.tensor([[-1.0, -3.0]]), torch.tensor([[-2.0, -2.0]]), torch.ones(1, 2)
+    assert reference_penalty(METHODS["rkl"], logp, ref, mask).item() == pytest.approx(0.5)
+    expected = (math.exp(-1) - 1 + 1 + math.exp(1) - 1 - 1) / 2
+    assert reference_penalty(METHODS["rkl-k3"], logp, ref, mask).item() == pytest.approx(expected)
+
+
+def test_sft_on_reference_samples_has_the_forward_kl_gradient():
+    sft = lambda *tensors: rehearsal_loss(METHODS["sft"], *tensors)
+    assert torch.allclose(on_samples(sft, Q), gradient(forward_kl), atol=1e-12)
+
+
+DPH = ["dph-f", "dph-js", "dph-alpha", "dph-reverse_kl", "dph-hellinger", "dph-jeffreys", "dph-pearson_chi2"]
+
+
+@pytest.mark.parametrize("name", DPH)
+def test_rehearsal_on_reference_samples_has_the_gradient_of_its_divergence(name):
+    penalty = lambda *tensors: rehearsal_loss(METHODS[name], *tensors)
+    divergence = divergences.get(METHODS[name].divergence)
+    assert torch.allclose(on_samples(penalty, Q), gradient(lambda log_p: divergence.exact(log_p.exp(), Q)), atol=1e-12)
+
+
+def test_dph_f_on_all_reference_samples_is_the_forward_kl_itself():
+    dph_f = lambda *tensors: rehearsal_loss(METHODS["dph-f"], *tensors)
+    assert torch.allclose(on_samples(dph_f, Q), gradient(forward_kl), atol=1e-12)
+    x = as_batch(Q)
+    value = dph_f(P.log()[x], Q.log()[x], torch.ones(x.shape))
+    assert value.item() == pytest.approx(forward_kl(P.log()).item())
+
+
+def test_filtered_by_reward_dph_f_and_sft_part():
+    """The tilt u - 1 is neutral under full sampling only: method, section 3."""
+    kept = torch.tensor([0.5, 0.5, 0, 0, 0], dtype=torch.float64)
+    gradients = [on_samples(lambda *t, n=n: rehearsal_loss(METHODS[n], *t), kept) for n in ("sft", "dph-f")]
+    u = P / Q
+    tilt = gradient(lambda log_p: (kept * u * log_p).sum())  # grad of E[u - 1] = E[u grad log p]
+    assert torch.allclose(gradients[1] - gradients[0], tilt, atol=1e-12)
+    assert tilt.abs().max() > 0.01
+
+
+def test_alpha_reaches_the_loss_of_dph_alpha_only():
+    tensors = (torch.tensor([[-0.5]]), torch.tensor([[-2.0]]), torch.ones(1, 1))
+    u = math.exp(1.5)
+    expected = (u**0.2 - 0.2 * u - 0.8) / (0.8 * -0.2)
+    assert rehearsal_loss(METHODS["dph-alpha"], *tensors, alpha=0.8).item() == pytest.approx(expected, rel=1e-5)
+    js = rehearsal_loss(METHODS["dph-js"], *tensors)
+    assert rehearsal_loss(METHODS["dph-js"], *tensors, alpha=0.8) == js
+
+
+@pytest.mark.parametrize("loss", [
+    lambda *t: rehearsal_loss(METHODS["sft"], *t),
+    lambda *t: rehearsal_loss(METHODS["dph-js"], *t),
+    lambda *t: reference_penalty(METHODS["rkl"], *t),
+    lambda *t: reference_penalty(METHODS["rkl-k3"], *t),
+])  # fmt: skip
+def test_penalties_are_masked_token_means_in_the_dtype_of_the_policy(loss):
+    torch.manual_seed(0)
+    logp, ref, mask = -torch.rand(2, 4), -torch.rand(2, 4), torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])
+    poisoned = torch.where(mask.bool(), ref, math.nan)
+    each = [loss(logp[i : i + 1, j : j + 1], ref[i : i + 1, j : j + 1], torch.ones(1, 1)) for i, j in mask.nonzero()]
+    assert loss(logp, poisoned, mask).item() == pytest.approx(torch.stack(each).mean().item(), rel=1e-5)
+    assert loss(logp, ref, mask).dtype == torch.float32
+    with pytest.raises(ValueError, match="selects no token"):
+        loss(logp, ref, torch.zeros(2, 4))
+
+
+def test_a_penalty_is_zero_at_the_reference():
+    logp, mask = torch.tensor([[-1.0, -2.0]]), torch.ones(1, 2)
+    for name in (*DPH, "rkl", "rkl-k3"):
+        loss = rehearsal_loss if METHODS[name].rehearses else reference_penalty
+        x = logp.clone().requires_grad_()
+        value = loss(METHODS[name], x, logp, mask)
+        assert value.item() == 0
+        assert torch.autograd.grad(value, x)[0].abs().max() == 0
+
+
+def test_a_method_of_ones_own_is_one_row():
+    mine = Method("mine", "exploration", "", penalty="rehearsal_f", divergence="hellinger", strength=1.0)
+    assert mine.rehearses
+    assert not mine.needs_reference
+    assert rehearsal_loss(mine, torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1)) == 0

@@ -1,0 +1,275 @@
+"""Pre-sampling: the table, the three buckets by hand, and folders that survive a kill and refuse strangers."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dphrl_lite import presampling
+from dphrl_lite.checkpoint import OtherRunError
+from dphrl_lite.sampling import generate
+from dphrl_lite.tasks import Problem, Task
+
+SETTINGS = {"samples": 4, "problems_per_shard": 4, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def ten(few_problems):
+    return few_problems[:6] + few_problems[-4:]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, countdown, ten):
+    """The run that nothing interrupts."""
+    return presampling.sample(tiny, countdown, ten, **SETTINGS)
+
+
+def as_lists(table):
+    """With arrays as lists, so that tables can be compared."""
+    arrays = ["token_ids", "logp", "logp_sampling"]
+    return table.assign(**{name: [x.tolist() for x in table[name]] for name in arrays})
+
+
+def same(a, b):
+    pd.testing.assert_frame_equal(as_lists(a), as_lists(b))
+
+
+def everything_in(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_holds_what_the_design_says(whole, ten):
+    public = {"problem_id", "sample", "completion", "token_ids", "logp", "logp_sampling", "correct", "distinct"}
+    assert public <= set(whole.columns)
+    assert list(whole.columns) == presampling.COLUMNS
+    assert whole["problem_id"].tolist() == [p.id for p in ten for _ in range(4)]
+    assert whole["sample"].tolist() == [0, 1, 2, 3] * len(ten)
+
+
+def test_each_row_is_its_completion_its_verdict_and_its_logps(whole, ten, tiny, countdown):
+    by_id = {p.id: p for p in ten}
+    for row in whole.itertuples():
+        verdict = countdown.verify(by_id[row.problem_id], row.completion)
+        assert (row.correct, row.distinct, row.reason) == (verdict.correct, verdict.distinct, verdict.reason)
+        assert row.completion == tiny.tokenizer.decode(row.token_ids, skip_special_tokens=True)
+        assert row.prompt == by_id[row.problem_id].prompt
+        assert len(row.token_ids) == len(row.logp) == len(row.logp_sampling)
+        assert (row.logp <= 0).all()
+
+
+def test_top_p_shows_in_logp_sampling_alone(tiny, countdown, ten):
+    table = presampling.sample(tiny, countdown, ten, **SETTINGS, top_p=0.7)
+    logp, drawn = np.concatenate(table["logp"].tolist()), np.concatenate(table["logp_sampling"].tolist())
+    assert (drawn >= logp - 1e-6).all()
+    assert (drawn > logp + 0.05).any()
+
+
+def test_a_folder_gives_the_same_table_as_memory(tiny, countdown, ten, whole, tmp_path):
+    same(presampling.sample(tiny, countdown, ten, **SETTINGS, out=tmp_path / "run"), whole)
+    same(presampling.sample(tiny, countdown, ten, **SETTINGS, out=tmp_path / "run"), whole)  # and read back
+
+
+def test_neither_shards_nor_order_of_problems_matter(tiny, countdown, ten, whole):
+    turned = presampling.sample(tiny, countdown, ten[::-1], samples=4, problems_per_shard=3, progress=False)
+    assert turned["problem_id"].tolist() == [p.id for p in ten[::-1] for _ in range(4)]
+    a, b = (t.sort_values(["problem_id", "sample"], ignore_index=True) for t in (turned, whole))
+    assert a["completion"].tolist() == b["completion"].tolist()
+    assert a["correct"].tolist() == b["correct"].tolist()
+    assert np.allclose(np.concatenate(a["logp"].tolist()), np.concatenate(b["logp"].tolist()), atol=1e-5)
+
+
+def test_seeds_draw_differently(tiny, countdown, ten, whole):
+    other = presampling.sample(tiny, countdown, ten, **SETTINGS, seed=1)
+    assert other["completion"].tolist() != whole["completion"].tolist()
+
+
+def test_max_new_tokens_cuts(tiny, countdown, ten):
+    table = presampling.sample(tiny, countdown, ten, **SETTINGS, max_new_tokens=3)
+    assert table["token_ids"].map(len).max() == 3
+
+
+@pytest.mark.parametrize(("edit", "message"), [
+    (lambda ps: [], "at least one"),
+    (lambda ps: [*ps, ps[0]], "more than once"),
+    (lambda ps: [*ps, Problem("bare", "make 17 =", "")], "'bare' has no answer"),
+    (lambda ps: [*ps, Problem("bare", "make 17 =", None)], "'bare' has no answer"),
+])  # fmt: skip
+def test_unusable_problems_are_refused_before_anything_is_done(tiny, countdown, ten, tmp_path, edit, message):
+    with pytest.raises(ValueError, match=message):
+        presampling.sample(tiny, countdown, edit(ten), **SETTINGS, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# ---- folders ---------------------------------------------------------------------------------------------------------
+
+
+class Interrupted(Task):
+    """A task that is stopped by Ctrl-C after some verifications."""
+
+    def __init__(self, task, after):
+        self.task, self.left, self.name = task, after, task.name
+
+    def check(self, problem, completion):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return self.task.check(problem, completion)
+
+
+@pytest.mark.parametrize("after", [0, 15, 16, 17, 39])
+def test_a_killed_run_goes_on_where_it_was(tiny, countdown, ten, whole, tmp_path, after):
+    with pytest.raises(KeyboardInterrupt):
+        presampling.sample(tiny, Interrupted(countdown, after), ten, **SETTINGS, out=tmp_path)
+    written = everything_in(tmp_path)
+    assert len(written) == 1 + after // 16  # the manifest and the whole shards of 4 problems with 4 samples
+    still_needed = Interrupted(countdown, 40 - after // 16 * 16)
+    same(presampling.sample(tiny, still_needed, ten, **SETTINGS, out=tmp_path), whole)
+    assert still_needed.left == 0  # whole shards were read, not drawn again
+    assert written.items() <= everything_in(tmp_path).items()
+
+
+def test_a_lost_shard_is_drawn_again_to_the_byte(tiny, countdown, ten, whole, tmp_path):
+    presampling.sample(tiny, countdown, ten, **SETTINGS, out=tmp_path)
+    before = everything_in(tmp_path)
+    (tmp_path / "shard-00001.parquet").unlink()
+    (tmp_path / ".shard-00001.parquet.partial").write_bytes(b"half a shard")
+    same(presampling.sample(tiny, countdown, ten, **SETTINGS, out=tmp_path), whole)
+    assert everything_in(tmp_path) == before
+
+
+def test_a_kill_while_claiming_the_folder_does_no_harm(tiny, countdown, ten, whole, tmp_path):
+    (tmp_path / ".manifest.json.partial").write_text('{"kind": "presa')
+    same(presampling.sample(tiny, countdown, ten, **SETTINGS, out=tmp_path), whole)
+
+
+@pytest.mark.parametrize("change", [
+    {"samples": 5}, {"temperature": 0.9}, {"top_p": 0.95}, {"seed": 1}, {"max_new_tokens": 5}, {"problems_per_shard": 5},
+])  # fmt: skip
+def test_another_runs_folder_is_left_as_it_is(tiny, countdown, ten, tmp_path, change):
+    presampling.sample(tiny, countdown, ten, **SETTINGS, out=tmp_path)
+    before = everything_in(tmp_path)
+    with pytest.raises(OtherRunError, match="nothing was overwritten") as error:
+        presampling.sample(tiny, countdown, ten, **SETTINGS | change, out=tmp_path)
+    (value,) = change.values()
+    assert f"asked for {value!r}" in str(error.value)
+    assert everything_in(tmp_path) == before
+
+
+def test_other_problems_or_other_weights_are_another_run(tiny, countdown, ten, tmp_path):
+    presampling.sample(tiny, countdown, ten, **SETTINGS, out=tmp_path)
+    with pytest.raises(OtherRunError, match="problems: there"):
+        presampling.sample(tiny, countdown, ten[:-1], **SETTINGS, out=tmp_path)
+    same_words = [dataclasses.replace(p, meta={**p.meta, "db_id": "another"}) for p in ten]
+    with pytest.raises(OtherRunError, match="problems: there"):
+        presampling.sample(tiny, countdown, same_words, **SETTINGS, out=tmp_path)
+    other = tiny.copy()
+    next(other.model.parameters()).data[0, 0] += 1
+    with pytest.raises(OtherRunError, match="weights: there"):
+        presampling.sample(other, countdown, ten, **SETTINGS, out=tmp_path)
+
+
+def test_a_folder_of_somebody_else_is_refused(tiny, countdown, ten, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(OtherRunError, match="not a run of this kit"):
+        presampling.sample(tiny, countdown, ten, **SETTINGS, out=tmp_path)
+    assert everything_in(tmp_path) == {"thesis.tex": b"years of work"}
+    with pytest.raises(OtherRunError, match="not a run of this kit"):
+        presampling.sample(tiny, countdown, ten, **SETTINGS, out=tmp_path / "thesis.tex")
+
+
+# ---- the partition ---------------------------------------------------------------------------------------------------
+
+
+def table_of(counts, k=8):
+    """Rollouts in which problem i has counts[i] of k correct, the right ones last."""
+    rows = [(f"p{i}", s, f"{i}/{s}", s >= k - c, f"d{s % 2}") for i, c in enumerate(counts) for s in range(k)]
+    return pd.DataFrame(rows, columns=["problem_id", "sample", "completion", "correct", "distinct"])
+
+
+def test_partition_by_hand():
+    parts = presampling.partition(table_of([8, 0, 5, 6, 1, 7]), threshold=6)
+    assert parts.perfect == ("p0", "p3", "p5")
+    assert parts.exploration == ("p2", "p4")
+    assert parts.unsolved == ("p1",)
+    kept = [f"0/{s}" for s in range(8)] + [f"3/{s}" for s in range(2, 8)] + [f"5/{s}" for s in range(1, 8)]
+    assert parts.rehearsal["completion"].tolist() == kept
+    assert parts.rehearsal["correct"].all()
+    assert parts.summary()["problems"].tolist() == [3, 2, 1]
+    assert parts.summary()["share"].tolist() == [0.5, pytest.approx(1 / 3), pytest.approx(1 / 6)]
+
+
+@pytest.mark.parametrize("threshold", range(1, 9))
+def test_buckets_are_disjoint_and_complete_at_every_threshold(threshold):
+    counts = [0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 0]
+    parts = presampling.partition(table_of(counts), threshold)
+    assert sorted(parts.perfect + parts.exploration + parts.unsolved) == sorted(f"p{i}" for i in range(len(counts)))
+    assert len(parts.perfect) == sum(c >= threshold for c in counts)
+    assert len(parts.unsolved) == 2
+    assert set(parts.rehearsal["problem_id"]) == set(parts.perfect)
+    assert len(parts.rehearsal) == sum(c for c in counts if c >= threshold)
+
+
+def test_real_rollouts_keep_their_logps_in_rehearsal(rollouts, parts):
+    assert len(parts.rehearsal) > 0
+    kept = rollouts[rollouts["correct"] & rollouts["problem_id"].isin(parts.perfect)]
+    same(parts.rehearsal, kept.reset_index(drop=True))
+
+
+@pytest.mark.parametrize("threshold", [0, -1, 9])
+def test_a_threshold_that_cannot_be_is_refused(threshold):
+    with pytest.raises(ValueError, match="K = 8 samples"):
+        presampling.partition(table_of([1, 8]), threshold)
+
+
+def test_one_problem_with_too_few_samples_is_enough_to_refuse():
+    with pytest.raises(ValueError, match="K = 4 samples"):
+        presampling.partition(pd.concat([table_of([8]), table_of([0, 4], k=4).iloc[4:]]), 6)
+
+
+def test_a_table_of_something_else_is_refused():
+    with pytest.raises(ValueError, match="problem_id and correct"):
+        presampling.partition(pd.DataFrame({"x": [1]}))
+
+
+def test_counts_by_hand():
+    counts = presampling.counts(table_of([8, 0, 1, 3]))
+    assert counts["problem_id"].tolist() == ["p0", "p1", "p2", "p3"]
+    assert counts["n"].tolist() == [8] * 4
+    assert counts["c"].tolist() == [8, 0, 1, 3]
+    assert counts["distinct"].tolist() == [2, 0, 1, 2]
+
+
+def test_partition_counts_is_the_same_split():
+    counts = [8, 0, 5, 6, 1, 7]
+    parts = presampling.partition_counts(8, counts, threshold=6)
+    assert (parts.perfect, parts.exploration, parts.unsolved) == ((0, 3, 5), (2, 4), (1,))
+    assert presampling.partition_counts([8] * 6, counts, threshold=6).perfect == parts.perfect
+    assert presampling.partition_counts(8, counts).threshold == 6
+    assert len(parts.rehearsal) == 0
+
+
+@pytest.mark.parametrize(("n", "c"), [(8, [9]), (8, [-1]), ([8, 4], [1, 5])])
+def test_impossible_counts_are_refused(n, c):
+    with pytest.raises(ValueError, match="0 <= c <= n"):
+        presampling.partition_counts(n, c, threshold=2)
+
+
+def test_partition_of_a_public_run(shared_data):
+    by_problem = json.loads((shared_data / "rollouts/dsr_correct_of_8_by_epoch.json").read_text())
+    first = [counts[0] for counts in by_problem.values()]
+    parts = presampling.partition_counts(8, first, threshold=8)
+    assert (len(parts.perfect), len(parts.unsolved), len(first)) == (92, 439, 1209)
+    assert len(parts.exploration) == 1209 - 92 - 439
+    assert all(first[i] == 8 for i in parts.perfect)
+
+
+def test_a_problems_randomness_belongs_to_its_id(tiny, ten, whole):
+    p = ten[3]
+    (alone,) = generate(tiny, [tiny.encode(p.prompt)], 4, seeds=[presampling.seed_of(0, p.id)], max_new_tokens=12)
+    rows = whole[whole["problem_id"] == p.id]
+    assert [c.token_ids for c in alone] == [ids.tolist() for ids in rows["token_ids"]]

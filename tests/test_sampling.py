@@ -1,0 +1,265 @@
+"""Sampling against fresh forwards of the model, hand-made distributions, and chi-square."""
+
+import copy
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from dphrl_lite.sampling import collate, generate, pad, token_logps
+from dphrl_lite.tasks.countdown import problems
+
+LENGTH = 12
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny):
+    """Ragged: make has 3 tokens, sort 6, cd3 7, cd4 8."""
+    return [tiny.encode(p.prompt) for family in ("make", "sort", "cd3", "cd4") for p in problems(family, 4, seed=5)]
+
+
+@pytest.fixture(scope="module")
+def drawn(tiny, prompts):
+    return generate(tiny, prompts, 6, seeds=range(len(prompts)), max_new_tokens=LENGTH)
+
+
+def pairs(prompts, drawn):
+    return [(prompt, c) for prompt, group in zip(prompts, drawn, strict=True) for c in group]
+
+
+def distribution(policy, ids, temperature=1.0):
+    """Probabilities `[len(ids), V]` of the token after each position, by transformers' own unpadded forward."""
+    with torch.no_grad():
+        logits = policy.model(torch.tensor([ids])).logits[0]
+    return torch.softmax(logits.double() / temperature, -1)
+
+
+def test_there_are_as_many_completions_as_asked_for(prompts, drawn):
+    assert [len(group) for group in drawn] == [6] * len(prompts)
+    assert len({len(p) for p in prompts}) == 4  # ragged, or the tests below show little
+    for _, c in pairs(prompts, drawn):
+        assert 1 <= len(c.token_ids) == len(c.logp) == len(c.logp_sampling) <= LENGTH
+
+
+def test_logps_are_those_of_a_fresh_padded_forward(tiny, prompts, drawn):
+    rows, completions = zip(*pairs(prompts, drawn), strict=True)
+    batch = collate(rows, [c.token_ids for c in completions], tiny.pad_id)
+    logp = token_logps(tiny.model, batch)[0].detach()
+    stored = pad([c.logp for c in completions], 0.0)
+    assert torch.allclose(logp[batch.mask], stored[batch.mask], atol=1e-4)
+
+
+def test_logps_are_those_of_an_unpadded_forward_of_transformers(tiny, prompts, drawn):
+    for prompt, c in pairs(prompts, drawn)[::5]:
+        p = distribution(tiny, [*prompt, *c.token_ids])[len(prompt) - 1 : -1]
+        expected = p.gather(1, torch.tensor(c.token_ids)[:, None]).log().squeeze(1).tolist()
+        assert c.logp == pytest.approx(expected, abs=1e-4)
+        assert c.logp_sampling == c.logp
+
+
+def test_entropy_is_that_of_the_unpadded_forward(tiny, prompts, drawn):
+    chosen = pairs(prompts, drawn)[::7]
+    batch = collate([p for p, _ in chosen], [c.token_ids for _, c in chosen], tiny.pad_id)
+    _, entropy = token_logps(tiny.model, batch, temperature=1.5)
+    for row, mask, (prompt, c) in zip(entropy, batch.mask, chosen, strict=True):
+        p = distribution(tiny, [*prompt, *c.token_ids], 1.5)[len(prompt) - 1 : -1]
+        assert row[mask].tolist() == pytest.approx(torch.special.entr(p).sum(-1).tolist(), abs=1e-4)
+
+
+def test_the_gradient_of_a_logp_is_onehot_minus_softmax(tiny, prompts):
+    model = tiny.copy().model
+    batch = collate([prompts[0], prompts[-1]], [[20, 1], [30, 31, 32]], tiny.pad_id)
+    captured = []
+    hook = model.lm_head.register_forward_hook(lambda _module, _inputs, out: captured.append(out) or out.retain_grad())
+    token_logps(model, batch, temperature=0.5)[0][0, 1].backward()
+    hook.remove()
+    p = distribution(tiny, [*prompts[0], 20, 1], 0.5)[-2]
+    expected = (torch.nn.functional.one_hot(torch.tensor(1), len(p)) - p) / 0.5
+    assert torch.allclose(captured[0].grad[0, 1].double(), expected, atol=1e-5)
+    assert captured[0].grad.abs().sum() == captured[0].grad[0, 1].abs().sum()
+
+
+def test_padding_changes_nothing(tiny, prompts, drawn):
+    for i in (0, 5, 10, 15):
+        alone = generate(tiny, [prompts[i]], 6, seeds=[i], max_new_tokens=LENGTH)[0]
+        same(alone, drawn[i])
+
+
+def same(these, those):
+    assert [c.token_ids for c in these] == [c.token_ids for c in those]
+    for a, b in zip(these, those, strict=True):
+        assert a.logp == pytest.approx(b.logp, abs=1e-5)
+
+
+@pytest.mark.parametrize("max_rows", [1, 6, 17, 40])
+def test_neither_batch_size_nor_order_of_prompts_matters(tiny, prompts, drawn, max_rows):
+    order = np.random.default_rng(max_rows).permutation(len(prompts)).tolist()
+    again = generate(tiny, [prompts[i] for i in order], 6, seeds=order, max_new_tokens=LENGTH, max_rows=max_rows)
+    for i, group in zip(order, again, strict=True):
+        same(group, drawn[i])
+
+
+def test_another_seed_draws_something_else(tiny, prompts, drawn):
+    again = generate(tiny, prompts, 6, seeds=range(100, 100 + len(prompts)), max_new_tokens=LENGTH)
+    assert [c.token_ids for _, c in pairs(prompts, again)] != [c.token_ids for _, c in pairs(prompts, drawn)]
+
+
+def test_a_completion_ends_with_its_first_eos_or_is_cut(tiny, prompts, drawn):
+    eos = tiny.tokenizer.eos_token_id
+    cut = generate(tiny, prompts, 6, seeds=range(len(prompts)), max_new_tokens=2)
+    for (_, long), (_, short) in zip(pairs(prompts, drawn), pairs(prompts, cut), strict=True):
+        assert eos not in long.token_ids[:-1]
+        assert long.token_ids[-1] == eos or len(long.token_ids) == LENGTH
+        assert len(short.token_ids) <= 2
+    assert any(c.token_ids[-1] != eos for _, c in pairs(prompts, cut))
+
+
+def with_pad_token(policy, token):
+    tokenizer = copy.deepcopy(policy.tokenizer)
+    tokenizer.pad_token = token
+    return dataclasses.replace(policy, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("pad_token", ["<eos>", None])  # without a padding token, eos pads
+def test_eos_counts_once_even_where_it_pads(tiny, prompts, drawn, pad_token):
+    eos_pads = with_pad_token(tiny, pad_token)
+    assert eos_pads.pad_id == tiny.tokenizer.eos_token_id != tiny.pad_id
+    again = generate(eos_pads, prompts, 6, seeds=range(len(prompts)), max_new_tokens=LENGTH)
+    for group, before in zip(again, drawn, strict=True):
+        same(group, before)
+    rows, completions = zip(*pairs(prompts, again), strict=True)
+    batch = collate(rows, [c.token_ids for c in completions], eos_pads.pad_id)
+    assert batch.mask.sum(1).tolist() == [len(c.token_ids) for c in completions]
+    logp = token_logps(eos_pads.model, batch)[0].detach()
+    assert torch.allclose(logp[batch.mask], pad([c.logp for c in completions], 0.0)[batch.mask], atol=1e-4)
+
+
+def test_greedy_takes_the_most_likely_token_each_time(tiny, prompts):
+    for prompt, (c,) in zip(prompts, generate(tiny, prompts, 1, seeds=[0] * 16, max_new_tokens=LENGTH, temperature=0),
+                            strict=True):  # fmt: skip
+        p = distribution(tiny, [*prompt, *c.token_ids])[len(prompt) - 1 : -1]
+        assert p.argmax(-1).tolist() == c.token_ids
+        assert c.logp == pytest.approx(p.amax(-1).log().tolist(), abs=1e-4)
+        assert c.logp_sampling == [0.0] * len(c.token_ids)  # the distribution drawn from is a point
+
+
+def test_collate_by_hand():
+    batch = collate([[5], [6, 7]], [[8, 9], [1]], pad_id=0)
+    assert batch.input_ids.tolist() == [[0, 5, 8, 9], [6, 7, 1, 0]]
+    assert batch.attention_mask.tolist() == [[False, True, True, True], [True, True, True, False]]
+    assert batch.mask.tolist() == [[True, True], [True, False]]
+
+
+# ---- distributions made by hand --------------------------------------------------------------------------------------
+
+HAND = [0.4, 0.3, 0.15, 0.1, 0.05]
+
+
+class Fixed(torch.nn.Module):
+    """Stands in for a language model: next-token probabilities `HAND` at every position."""
+
+    def __init__(self, probabilities):
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.tensor(probabilities).log())
+
+    def forward(self, input_ids, **_):
+        logits = self.logits.expand(*input_ids.shape, -1)
+        return type("Out", (), {"logits": logits, "past_key_values": Cache()})
+
+
+class Cache:
+    def batch_repeat_interleave(self, _): ...
+    def batch_select_indices(self, _): ...
+
+
+def draw(tiny, n=4000, length=1, probabilities=HAND, **settings):
+    policy = dataclasses.replace(tiny, model=Fixed(probabilities))
+    return generate(policy, [[3]], n, seeds=[7], max_new_tokens=length, max_rows=n, **settings)[0]
+
+
+def frequencies(drawn, size):
+    return np.bincount([c.token_ids[0] for c in drawn], minlength=size)
+
+
+def logps(drawn):
+    """Token -> (logp, probability it was drawn with)."""
+    return {c.token_ids[0]: (c.logp[0], math.exp(c.logp_sampling[0])) for c in drawn}
+
+
+@pytest.mark.parametrize(("top_p", "kept"), [(1.0, 5), (0.97, 5), (0.9, 4), (0.8, 3), (0.5, 2), (0.39, 1), (0.01, 1)])
+def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(tiny, top_p, kept):
+    drawn = draw(tiny, top_p=top_p)
+    assert set(np.flatnonzero(frequencies(drawn, 5))) == set(range(kept))
+    for token, (logp, probability) in logps(drawn).items():
+        assert logp == pytest.approx(math.log(HAND[token]), abs=1e-5)  # logp stays the full softmax
+        assert probability == pytest.approx(HAND[token] / sum(HAND[:kept]), abs=1e-5)
+
+
+def test_the_nucleus_does_not_hang_on_the_order_of_the_vocabulary(tiny):
+    drawn = draw(tiny, top_p=0.6, probabilities=[0.05, 0.3, 0.1, 0.4, 0.15])
+    assert set(np.flatnonzero(frequencies(drawn, 5))) == {1, 3}
+
+
+def test_temperature_and_top_p_together(tiny):
+    warm = np.sqrt(HAND) / np.sqrt(HAND).sum()  # temperature 2
+    drawn = draw(tiny, temperature=2.0, top_p=warm[:3].sum() - 1e-4)
+    for token, (logp, probability) in logps(drawn).items():
+        assert logp == pytest.approx(math.log(HAND[token]), abs=1e-5)
+        assert probability == pytest.approx(warm[token] / warm[:3].sum(), abs=1e-5)
+    assert chisquare(frequencies(drawn, 3), 4000 * warm[:3] / warm[:3].sum()).pvalue > 1e-3
+
+
+def test_training_temperature_is_that_of_logp(tiny):
+    cold = np.square(HAND) / np.square(HAND).sum()  # temperature 1/2
+    for token, (logp, probability) in logps(draw(tiny, training_temperature=0.5, temperature=1.0)).items():
+        assert logp == pytest.approx(math.log(cold[token]), abs=1e-5)
+        assert probability == pytest.approx(HAND[token], abs=1e-5)
+
+
+def test_frequencies_follow_the_hand_made_probabilities(tiny):
+    assert chisquare(frequencies(draw(tiny), 5), np.array(HAND) * 4000).pvalue > 1e-3
+
+
+def test_tokens_of_one_completion_are_independent_draws(tiny):
+    uniform = [0.25, 0.0, 0.25, 0.25, 0.25]  # token 1 is eos
+    ids = np.array([c.token_ids for c in draw(tiny, length=2, probabilities=uniform)])
+    table = np.zeros((5, 5))
+    np.add.at(table, (ids[:, 0], ids[:, 1]), 1)
+    assert chisquare(table[[0, 2, 3, 4]][:, [0, 2, 3, 4]].ravel()).pvalue > 1e-3
+    assert table.sum() == 4000 and table[1].sum() == table[:, 1].sum() == 0  # what has no probability is never drawn
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.7}])
+def test_first_tokens_follow_the_models_probabilities(tiny, settings):
+    prompt = tiny.encode("make 17 =")
+    drawn = generate(tiny, [prompt], 3000, seeds=[3], max_new_tokens=1, max_rows=3000, **settings)[0]
+    p = distribution(tiny, prompt, settings.get("temperature", 1.0))[-1].numpy()
+    often = p * 3000 >= 5
+    counts = frequencies(drawn, len(p))
+    found, expected = [np.append(x[often], x[~often].sum()) for x in (counts, p * 3000)]
+    assert often.sum() > 3
+    assert chisquare(found, expected).pvalue > 1e-3
+
+
+def test_overflowed_weights_are_named(tiny):
+    with pytest.raises(FloatingPointError, match="not numbers"):
+        draw(tiny, probabilities=[math.nan, 0.5])
+
+
+@pytest.mark.parametrize("wrong", [
+    {"seeds": [1, 2]}, {"samples": 0}, {"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1},
+    {"training_temperature": 0.0},
+])  # fmt: skip
+def test_settings_out_of_range_are_refused(tiny, wrong):
+    settings = {"samples": 1, "seeds": [1], "max_new_tokens": 2} | wrong
+    with pytest.raises(ValueError, match="generate needs"):
+        generate(tiny, [[3]], **settings)
+
+
+@pytest.mark.parametrize(("prompts", "completions"), [([[3]], [[4], [5]]), ([[3], [3]], [[4], []])])
+def test_collate_refuses_what_does_not_match(prompts, completions):
+    with pytest.raises(ValueError, match="one non-empty completion per prompt"):
+        collate(prompts, completions, 0)

@@ -1,0 +1,460 @@
+"""Hybrid training, in runs of a few steps: what is logged, what is left untouched, what survives a kill, what is refused."""
+
+import copy
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dphrl_lite import divergences, presampling, training
+from dphrl_lite.checkpoint import OtherRunError, weights_digest
+from dphrl_lite.divergences import Divergence
+from dphrl_lite.sampling import collate, pad, token_logps
+from dphrl_lite.tasks import Problem, Task, Verdict
+from dphrl_lite.training import METRICS, TrainConfig
+
+QUICK = {"steps": 3, "problems_per_step": 6, "samples": 4, "rehearsal_per_step": 8, "progress": False}
+REHEARSING = ("sft", "dph-f", "dph-js", "dph-alpha")
+METHODS = ("grpo", "grpo-exp", "dapo", "rkl", "rkl-k3", *REHEARSING)
+OF_TIME = ["seconds", "tokens_per_second"]
+OF_REHEARSAL = {"log_u_mean", "log_u_low", "log_u_high", "bounded_share"}
+
+
+@pytest.fixture
+def train(tiny, countdown, few_problems, parts):
+    """`training.train` on the shared problems, quickly; everything can be replaced."""
+
+    def quick(method="dph-js", policy=tiny, task=countdown, problems=few_problems, parts=parts, **settings):
+        return training.train(policy, task, problems, parts, method=method, **QUICK | settings)
+
+    return quick
+
+
+@pytest.fixture
+def mine():
+    before = dict(divergences._REGISTRY)
+    divergences.register(Divergence(name="mine", f=lambda d: d.expm1() ** 2 / 2))
+    yield "dph-mine"
+    divergences._REGISTRY.clear()
+    divergences._REGISTRY.update(before)
+
+
+def same(a, b):
+    """Two runs with the same weights and the same log, to the last bit."""
+    for (name, x), y in zip(a.policy.model.state_dict().items(), b.policy.model.state_dict().values(), strict=True):
+        assert torch.equal(x, y), name
+    assert timeless(a.log) == timeless(b.log)
+
+
+def timeless(log):
+    """The log without wall time, as text: None and NaN alike."""
+    return log.drop(columns=OF_TIME).astype(float).to_json(double_precision=15)
+
+
+def everything_in(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def distance(policy, other):
+    pairs = zip(policy.model.parameters(), other.model.parameters(), strict=True)
+    return max((a - b).abs().max().item() for a, b in pairs)
+
+
+# ---- every method ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_and_logs_what_is_documented(train, tiny, tmp_path, method):
+    before = weights_digest(tiny.model)
+    run = train(method, out=tmp_path)
+    assert list(run.log.columns) == list(METRICS)
+    assert all(set(json.loads(line)) == set(METRICS) for line in (tmp_path / "log.jsonl").open())
+    assert run.log["step"].tolist() == [1, 2, 3]
+    silent = set() if method in REHEARSING else OF_REHEARSAL | ({"penalty"} if not method.startswith("rkl") else set())
+    assert {name for name in METRICS if run.log[name].isna().any()} == silent
+    assert distance(run.policy, tiny) > 1e-5  # it learned something ...
+    assert weights_digest(tiny.model) == before  # ... and left the policy that came in as it was
+    assert all(p.grad is None for p in tiny.model.parameters())
+    assert run.config.method == method
+
+
+def test_a_registered_divergence_trains(train, mine):
+    run = train(mine)
+    assert (run.log["penalty"] >= 0).all()
+    assert run.log["penalty"].iloc[-1] > 0
+
+
+def test_only_reverse_kl_asks_the_reference(train):
+    for method in ("grpo", "dph-js", "sft"):
+        assert (train(method, steps=1).log["reference_forwards"] == 0).all()
+    assert train("rkl", steps=2).log["reference_forwards"].tolist() == [24, 24]
+
+
+def test_log_and_penalty_start_at_the_reference(train):
+    log = train("dph-js", steps=1, minibatches=1).log.iloc[0]
+    for name in ("penalty", "log_u_mean", "log_u_low", "log_u_high", "clipped_low", "clipped_high"):
+        assert log[name] == pytest.approx(0, abs=1e-5), name
+    assert train("rkl", steps=1, minibatches=1).log["penalty"].iloc[0] == pytest.approx(0, abs=1e-8)
+
+
+class Recording(Task):
+    """A task that remembers what was asked."""
+
+    def __init__(self, task):
+        self.task, self.name, self.seen = task, task.name, []
+
+    def check(self, problem, completion):
+        self.seen.append((problem.id, completion))
+        return self.task.check(problem, completion)
+
+
+@pytest.mark.parametrize("method", ["dph-js", "sft", "grpo-exp", "grpo"])
+@pytest.mark.parametrize("keep_unsolved", [True, False])
+def test_which_problems_are_sampled(train, countdown, parts, method, keep_unsolved):
+    task = Recording(countdown)
+    train(method, task=task, problems_per_step=16, keep_unsolved=keep_unsolved)
+    allowed = set(parts.exploration) | set(parts.unsolved if keep_unsolved else ())
+    allowed |= set(parts.perfect if method == "grpo" else ())
+    assert {name for name, _ in task.seen} == allowed  # 48 places for at most 32 problems: all of them, and no other
+
+
+def test_reward_and_spread_are_those_of_the_verdicts(train, countdown, few_problems):
+    task, by_id = Recording(countdown), {p.id: p for p in few_problems}
+    log = train("grpo", task=task, steps=1).log.iloc[0]
+    right = np.array([countdown.verify(by_id[name], text).correct for name, text in task.seen]).reshape(6, 4)
+    assert log["reward"] == pytest.approx(right.mean())
+    assert log["zero_spread"] == pytest.approx(np.mean(right.all(1) | ~right.any(1)))
+    assert log["groups"] == 6
+
+
+def test_a_problem_that_comes_again_in_a_step_is_sampled_anew(train, countdown, parts, few_problems):
+    one = dataclasses.replace(parts, exploration=parts.exploration[-1:], unsolved=())
+    task = Recording(countdown)
+    train("grpo-exp", task=task, parts=one, steps=1, problems_per_step=4, samples=8)
+    groups = [tuple(text for _, text in task.seen[i : i + 8]) for i in range(0, 32, 8)]
+    assert len(set(groups)) == 4
+
+
+def test_dapo_draws_until_groups_are_mixed(train):
+    log = train("dapo", max_refills=3, samples=2).log
+    assert (log["groups"] % 6 == 0).all()
+    assert log["groups"].max() > 6
+    assert log["groups"].max() <= 24
+    assert (train("dapo", max_refills=0, samples=2).log["groups"] == 6).all()
+
+
+@pytest.mark.parametrize("minibatches", [1, 3, 5])
+def test_dapo_with_fewer_mixed_groups_than_minibatches(train, minibatches):
+    log = train("dapo", problems_per_step=2, samples=2, max_refills=0, minibatches=minibatches).log
+    assert log["gradient_norm"].notna().all()
+
+
+# ---- equalities ------------------------------------------------------------------------------------------------------
+
+
+def test_without_strength_dph_is_grpo_on_exploration(train):
+    dph, plain = train("dph-js", strength=0.0), train("grpo-exp")
+    for a, b in zip(dph.policy.model.parameters(), plain.policy.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert dph.log["reward"].tolist() == plain.log["reward"].tolist()
+
+
+def test_the_strength_is_the_methods_own_unless_set(train):
+    same(train("dph-js"), train("dph-js", strength=2.0))
+    assert distance(train("dph-js").policy, train("dph-js", strength=0.5).policy) > 0
+
+
+def test_alpha_of_one_is_forward_kl(train):
+    assert distance(train("dph-alpha", alpha=1.0).policy, train("dph-f").policy) < 1e-6
+    assert distance(train("dph-alpha", alpha=0.2).policy, train("dph-f").policy) > 1e-6
+
+
+@pytest.mark.parametrize("method", ["dph-js", "rkl"])
+def test_micro_batches_change_memory_and_nothing_else(train, method):
+    whole, pieces = (train(method, microbatch=n, steps=2) for n in (1024, 7))
+    assert distance(whole.policy, pieces.policy) < 1e-5
+    for name in set(METRICS) - set(OF_TIME) - {"log_u_low", "log_u_high"}:
+        a, b = (run.log[name].astype(float) for run in (whole, pieces))
+        assert np.allclose(a, b, atol=1e-5, equal_nan=True), name
+
+
+def test_a_run_follows_from_its_seed(train):
+    torch.rand(5)
+    first = train()
+    np.random.rand(5)
+    torch.rand(7)
+    same(train(), first)
+    assert distance(train(seed=1).policy, first.policy) > 0
+
+
+def test_one_step_against_autograd_on_the_whole_batch(train, tiny, parts, few_problems):
+    """SFT with no learning signal from exploration: the first gradient is that of the cross-entropy of the batch."""
+    everything = len(parts.rehearsal)
+    config = {"steps": 1, "minibatches": 1, "rehearsal_per_step": everything, "task": Never(), "strength": 0.5}
+    norm = train("sft", **config).log["gradient_norm"].iloc[0]
+    policy = tiny.copy()
+    logp, _, mask = on_rehearsal(policy, parts, few_problems)
+    (-0.5 * logp[mask].mean()).backward()
+    squares = sum(p.grad.square().sum() for p in policy.model.parameters())
+    assert norm == pytest.approx(squares.sqrt().item(), rel=1e-3)
+
+
+class Never(Task):
+    """Nothing is ever correct."""
+
+    name = "never"
+
+    def check(self, problem, completion):
+        return Verdict(False, completion, "no")
+
+
+def on_rehearsal(policy, parts, problems):
+    """logp, stored logp and mask of the whole rehearsal buffer."""
+    by_id, table = {p.id: p for p in problems}, parts.rehearsal
+    prompts = [policy.encode(by_id[name].prompt) for name in table["problem_id"]]
+    batch = collate(prompts, [ids.tolist() for ids in table["token_ids"]], policy.pad_id)
+    return token_logps(policy.model, batch)[0], pad([x.tolist() for x in table["logp"]], 0.0), batch.mask
+
+
+# ---- folders: kill, resume, go on, refuse -----------------------------------------------------------------------------
+
+
+def stop_after(step):
+    def on_step(record):
+        if record["step"] == step:
+            raise KeyboardInterrupt
+
+    return on_step
+
+
+@pytest.mark.parametrize(
+    ("method", "stop", "every"), [("dph-js", 2, 1), ("dph-js", 3, 2), ("grpo", 1, 3), ("dapo", 3, 2)]
+)
+def test_a_killed_run_goes_on_to_the_same_bits(train, tmp_path, method, stop, every):
+    config = {"steps": 4, "checkpoint_every": every}
+    with pytest.raises(KeyboardInterrupt):
+        train(method, out=tmp_path, on_step=stop_after(stop), **config)
+    assert len(training.read_log(tmp_path)) == stop
+    resumed = []
+    run = train(method, out=tmp_path, on_step=lambda record: resumed.append(record["step"]), **config)
+    assert resumed == list(range(stop // every * every + 1, 5))  # from the last checkpoint on
+    same(run, train(method, **config))
+    assert timeless(run.log) == timeless(type(run.log)(training.read_log(tmp_path)))
+
+
+def test_what_a_kill_left_half_written_is_not_taken_for_real(train, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(out=tmp_path, on_step=stop_after(2), checkpoint_every=1)
+    half = tmp_path / ".step-000003.partial"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    (tmp_path / ".log.jsonl.partial").write_text('{"step": ')
+    same(train(out=tmp_path, checkpoint_every=1), train())
+    assert not half.exists()
+
+
+def test_a_finished_run_is_read_not_repeated(train, tmp_path):
+    first = train(out=tmp_path)
+    before = everything_in(tmp_path)
+    same(train(out=tmp_path, on_step=lambda record: pytest.fail("a step was done again")), first)
+    assert everything_in(tmp_path) == before
+
+
+def test_a_finished_run_can_be_made_longer(train, tmp_path):
+    train(out=tmp_path, steps=2)
+    run = train(out=tmp_path, steps=4)
+    same(run, train(steps=4))
+    assert run.log["step"].tolist() == [1, 2, 3, 4]
+    assert [p.name for p in tmp_path.glob("step-*")] == ["step-000004"]  # older checkpoints are dropped
+
+
+@pytest.mark.parametrize("change", [
+    {"method": "dph-f"}, {"seed": 1}, {"learning_rate": 2e-4}, {"strength": 0.5}, {"samples": 8}, {"minibatches": 1},
+    {"rehearsal_per_step": 4}, {"keep_unsolved": False}, {"gradient_clip": 2.0}, {"max_new_tokens": 9},
+])  # fmt: skip
+def test_another_configs_folder_is_left_as_it_is(train, tmp_path, change):
+    train(out=tmp_path, steps=1)
+    before = everything_in(tmp_path)
+    ((name, value),) = change.items()
+    with pytest.raises(OtherRunError, match=f"{name}: there .*, asked for {value!r}"):
+        train(out=tmp_path, **{"steps": 1} | change)
+    assert everything_in(tmp_path) == before
+
+
+def test_other_data_or_weights_are_another_run(train, tiny, tmp_path, parts):
+    train(out=tmp_path, steps=1)
+    before = everything_in(tmp_path)
+    fewer = dataclasses.replace(parts, rehearsal=parts.rehearsal.iloc[1:])
+    with pytest.raises(OtherRunError, match="data: there"):
+        train(out=tmp_path, parts=fewer)
+    other = tiny.copy()
+    next(other.model.parameters()).data[0, 0] += 1
+    with pytest.raises(OtherRunError, match="weights: there"):
+        train(out=tmp_path, policy=other)
+    assert everything_in(tmp_path) == before
+
+
+def test_a_folder_of_somebody_else_is_refused(train, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(OtherRunError, match="not a run of this kit"):
+        train(out=tmp_path)
+    assert everything_in(tmp_path) == {"thesis.tex": b"years of work"}
+
+
+def test_fewer_steps_than_are_done_are_refused(train, tmp_path):
+    train(out=tmp_path, steps=3)
+    before = everything_in(tmp_path)
+    with pytest.raises(ValueError, match="holds a run of 3 steps, more than the 2 asked for"):
+        train(out=tmp_path, steps=2)
+    assert everything_in(tmp_path) == before
+
+
+def test_a_line_that_is_still_being_written_is_not_read(tmp_path):
+    (tmp_path / training.LOG).write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert training.read_log(tmp_path) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_log_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no training log"):
+        training.read_log(tmp_path)
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_and_spares_the_checkpoint(train, tmp_path, monkeypatch):
+    train(out=tmp_path, steps=2)
+    before, real = everything_in(tmp_path), training.rehearsal_loss
+    monkeypatch.setattr(training, "rehearsal_loss", lambda *args: real(*args) * float("nan"))
+    with pytest.raises(FloatingPointError, match="step 3 is nan"):
+        train(out=tmp_path, steps=4)
+    assert everything_in(tmp_path) == before
+    monkeypatch.undo()
+    same(train(out=tmp_path, steps=4), train(steps=4))
+
+
+@pytest.mark.parametrize("settings", [{"learning_rate": float("inf")}, {"strength": float("nan")}, {"strength": 1e38}])
+def test_overflow_is_named_whichever_way_it_comes(train, settings):
+    with pytest.raises(FloatingPointError, match="ower learning_rate or strength"):
+        train(**settings)
+
+
+# ---- refusals --------------------------------------------------------------------------------------------------------
+
+
+def emptied(parts, **buckets):
+    kept = parts.rehearsal if buckets.get("perfect", parts.perfect) else parts.rehearsal.iloc[:0]
+    return dataclasses.replace(parts, rehearsal=kept, **buckets)
+
+
+@pytest.mark.parametrize("method", REHEARSING)
+def test_an_empty_d_pef_is_refused(train, parts, tmp_path, method):
+    with pytest.raises(ValueError, match="D_pef is empty at threshold 6"):
+        train(method, parts=emptied(parts, perfect=()), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_rehearsal_an_empty_d_pef_is_no_matter(train, parts):
+    assert len(train("grpo-exp", parts=emptied(parts, perfect=()), steps=1).log) == 1
+
+
+@pytest.mark.parametrize(("method", "buckets"), [
+    ("dph-js", {"exploration": ()}), ("grpo-exp", {"exploration": ()}), ("grpo", {"exploration": (), "perfect": ()}),
+])  # fmt: skip
+def test_an_empty_d_exp_is_refused(train, parts, tmp_path, method, buckets):
+    with pytest.raises(ValueError, match="D_exp is empty at threshold 6"):
+        train(method, parts=emptied(parts, **buckets), out=tmp_path / "run", keep_unsolved=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_unsolved_alone_can_be_explored(train, parts):
+    assert len(train(parts=emptied(parts, exploration=()), steps=1).log) == 1
+
+
+@pytest.mark.parametrize("settings", [{"top_p": 0.9}, {"temperature": 0.8}])
+def test_rehearsal_from_another_distribution_is_refused_unless_allowed(train, tiny, countdown, few_problems, tmp_path,
+                                                                       settings):  # fmt: skip
+    table = presampling.sample(tiny, countdown, few_problems, samples=8, progress=False, **settings)
+    parts = presampling.partition(table, 6)
+    with pytest.raises(ValueError, match="temperature or top-p"):
+        train(parts=parts, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert len(train("grpo-exp", parts=parts, steps=1).log) == 1  # which rehearses nothing
+    allowed = train(parts=parts, steps=1, minibatches=1, allow_mismatch=True).log.iloc[0]
+    assert allowed["log_u_high"] == pytest.approx(0, abs=1e-5)  # u is a ratio of training distributions all the same
+    assert allowed["log_u_low"] == pytest.approx(0, abs=1e-5)
+
+
+def test_training_at_another_temperature_than_the_stored_logps_is_a_mismatch(train):
+    with pytest.raises(ValueError, match=r"training is at temperature 0\.7"):
+        train(temperature=0.7)
+    assert train(temperature=0.7, allow_mismatch=True, steps=1, minibatches=1).log["log_u_mean"].iloc[0] != 0
+    assert len(train("grpo", temperature=0.7, steps=1).log) == 1
+
+
+def test_unknown_names_list_the_valid_ones(train, tmp_path):
+    with pytest.raises(ValueError, match="dapo, dph-alpha, dph-f"):
+        train("dph-jss", out=tmp_path / "run")
+    with pytest.raises(ValueError, match="learning_rate") as error:
+        train(learning_rat=1.0, out=tmp_path / "run")
+    assert "Did you mean 'learning_rate'" in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("settings", [
+    {"samples": 1}, {"temperature": 0.0}, {"minibatches": 0}, {"problems_per_step": 0}, {"microbatch": 0},
+])  # fmt: skip
+def test_settings_that_cannot_be_are_refused(train, tmp_path, settings):
+    ((name, value),) = settings.items()
+    with pytest.raises(ValueError, match=f"{name} = {value} is too low"):
+        train("grpo", out=tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_problems_and_partition_must_belong_together(train, few_problems, tmp_path):
+    with pytest.raises(ValueError, match="names 2 problems that are not in `problems`"):
+        train(problems=few_problems[:-2], out=tmp_path / "run")
+    with pytest.raises(ValueError, match="more than once"):
+        train(problems=[*few_problems, few_problems[0]], out=tmp_path / "run")
+    with pytest.raises(ValueError, match="has no answer"):
+        train(problems=[*few_problems, Problem("bare", "make 17 =", "")], out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_setting_and_metric_is_explained():
+    assert all(f.metadata.get("help") for f in dataclasses.fields(TrainConfig))
+    assert all(METRICS.values())
+
+
+# ---- does it learn? --------------------------------------------------------------------------------------------------
+
+LEARN = {"steps": 12, "learning_rate": 3e-4, "problems_per_step": 8, "samples": 16, "rehearsal_per_step": 32}
+
+
+def test_grpo_raises_the_reward(train, tiny, countdown, few_problems):
+    solved = lambda policy: presampling.sample(policy, countdown, few_problems, 16, seed=99, progress=False)["correct"]
+    before, after = solved(tiny).mean(), solved(train("grpo", **LEARN).policy).mean()
+    assert after > before + 0.05  # from .43 to .55 at the least, over several seeds
+
+
+def test_dph_js_stays_nearer_to_the_reference_than_the_control(train, parts, few_problems):
+    drift = {}
+    for method in ("grpo-exp", "dph-js"):
+        logp, stored, mask = on_rehearsal(train(method, **LEARN).policy, parts, few_problems)
+        drift[method] = (logp - stored)[mask].abs().mean().item()
+    assert drift["dph-js"] < 0.7 * drift["grpo-exp"]  # .04 to .07 against .14 to .24, over several seeds
+
+
+def test_an_adapter_trains_and_resumes_while_its_base_stays(train, tmp_path):
+    pytest.importorskip("peft")
+    from dphrl_lite import models
+
+    start = lambda: models.load(models.PROFILES["tiny"].source, lora_rank=4)
+    config = {"steps": 2, "max_new_tokens": 12, "checkpoint_every": 1}
+    policy = start()
+    base = {n: copy.deepcopy(p) for n, p in policy.model.named_parameters() if not p.requires_grad}
+    with pytest.raises(KeyboardInterrupt):
+        train("rkl", policy=policy, out=tmp_path, on_step=stop_after(1), **config)
+    run = train("rkl", policy=start(), out=tmp_path, **config)
+    same(run, train("rkl", policy=start(), **config))
+    assert all(torch.equal(dict(run.policy.model.named_parameters())[name], p) for name, p in base.items())
+    assert run.log["penalty"].iloc[-1] > 0  # the reference is the base, not the adapter
