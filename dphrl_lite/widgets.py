@@ -7,17 +7,72 @@ newest figures in `widget.figures`, so that every control can be tested without 
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
+import anywidget
 import ipywidgets
 import pandas as pd
 import plotly.graph_objects as go
+import traitlets
+from plotly.offline import get_plotlyjs
 
 from dphrl_lite import divergences, figures, presampling, toys, training
 from dphrl_lite.passk import Outcomes
 
 _WIDE = {"description_width": "120px"}
-_PLOTLY = "application/vnd.plotly.v1+json"
+
+
+class _Library(anywidget.AnyWidget):
+    """plotly.js itself, 5 MB, sent to the browser once per notebook however many plots there are."""
+
+    _esm = get_plotlyjs() + "\nexport default {};"
+
+
+_library = cache(_Library)
+
+
+class Plot(anywidget.AnyWidget):
+    """One figure that is redrawn in place: no flicker, no change of size, and zoom is kept.
+
+    `plotly.graph_objects.FigureWidget` does so too, and sends plotly.js again with every figure.
+    """
+
+    _esm = """
+    const library = async () => {
+      while (!globalThis.Plotly) await new Promise((again) => setTimeout(again, 20));
+      return globalThis.Plotly;
+    };
+    export default {
+      async render({ model, el }) {
+        const Plotly = await library();
+        const node = el.appendChild(document.createElement("div"));
+        node.setAttribute("role", "img");
+        const draw = () => {
+          const { data, layout } = model.get("figure");
+          const words = layout.title?.text ?? "figure";
+          node.setAttribute("aria-label", words.replace(/<[^>]*>/g, " "));
+          return Plotly.react(node, data, layout, { responsive: true, displaylogo: false });
+        };
+        model.on("change:figure", draw);
+        await draw();
+        return () => { model.off("change:figure", draw); Plotly.purge(node); };
+      },
+    };
+    """
+    figure = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, figure: go.Figure):
+        _library()
+        super().__init__(figure=_plain(figure))
+
+    def show(self, figure: go.Figure):
+        """Draw `figure` in place of the present one."""
+        self.figure = _plain(figure)
+
+
+def _plain(figure: go.Figure) -> dict:
+    return json.loads(figure.to_json())
 
 
 class Live(ipywidgets.VBox):
@@ -31,9 +86,9 @@ class Live(ipywidgets.VBox):
 
     def __init__(self, controls: Mapping[str, ipywidgets.Widget], build: Callable, extra: Sequence = ()):
         self.controls, self._build, self.figures = dict(controls), build, []
-        self._outputs = ipywidgets.VBox()
+        self.plots = ipywidgets.VBox()
         row = ipywidgets.Box([*self.controls.values(), *extra], layout={"flex_flow": "row wrap"})
-        super().__init__([row, self._outputs])
+        super().__init__([row, self.plots])
         for control in self.controls.values():
             control.observe(self.redraw, names="value")
         self.redraw()
@@ -42,20 +97,11 @@ class Live(ipywidgets.VBox):
         """Build the figures from the controls' present values and show them in place of the old ones."""
         built = self._build(**{name: control.value for name, control in self.controls.items()})
         self.figures = list(built) if isinstance(built, (list, tuple)) else [built]
-        if len(self._outputs.children) != len(self.figures):
-            self._outputs.children = [ipywidgets.Output() for _ in self.figures]
-        for output, figure in zip(self._outputs.children, self.figures, strict=True):
-            output.outputs = (_as_output(figure),)
-
-
-def _as_output(figure: go.Figure) -> dict:
-    """The figure as a notebook output: its data (tens of kB), drawn by the plotly that JupyterLab or VS Code holds."""
-    words = figure.layout.title.text or "figure"
-    return {
-        "output_type": "display_data",
-        "metadata": {},
-        "data": {_PLOTLY: json.loads(figure.to_json()), "text/plain": words},
-    }
+        if not self.plots.children:
+            self.plots.children = [Plot(figure) for figure in self.figures]
+            return
+        for plot, figure in zip(self.plots.children, self.figures, strict=True):
+            plot.show(figure)
 
 
 def _slider(label: str, value: float, low: float, high: float, step: float) -> ipywidgets.FloatSlider:

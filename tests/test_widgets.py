@@ -54,12 +54,20 @@ def test_a_registered_divergence_joins_the_explorer():
         del divergences._REGISTRY["mine"]
 
 
-def test_outputs_are_small_json_that_a_browser_can_draw():
-    output = widgets.divergence_explorer()._outputs.children[0].outputs[0]
-    text = json.dumps(output)
-    assert output["output_type"] == "display_data"
-    assert "application/vnd.plotly.v1+json" in output["data"]
-    assert len(text) < 200_000
+def test_the_browser_is_sent_what_the_figure_shows_and_little_else():
+    explorer = widgets.divergence_explorer()
+    plot = explorer.plots.children[0]
+    explorer.controls["name"].value = "reverse_kl"
+    assert explorer.plots.children[0] is plot  # redrawn in place
+    assert plot.figure == json.loads(explorer.figures[0].to_json())
+    assert len(json.dumps(plot.figure)) < 200_000
+
+
+def test_plotly_is_sent_once_for_all_plots():
+    first, second = widgets.divergence_explorer().plots.children[0], widgets.divergence_explorer().plots.children[0]
+    assert len(first._esm) + len(second._esm) < 10_000
+    assert widgets._library() is widgets._library()
+    assert len(widgets._library()._esm) < 6_000_000
 
 
 def test_partition_explorer_follows_the_threshold():
