@@ -52,3 +52,14 @@ def parts(rollouts):
     from dphrl_lite import presampling
 
     return presampling.partition(rollouts, threshold=6)
+
+
+@pytest.fixture
+def registry():
+    """`divergences.register`, undone after the test."""
+    from dphrl_lite import divergences
+
+    before = dict(divergences._REGISTRY)
+    yield divergences.register
+    divergences._REGISTRY.clear()
+    divergences._REGISTRY.update(before)

@@ -217,14 +217,6 @@ def test_unknown_names_list_the_valid_ones():
         divergences.get("alpha", alpha=1.5)
 
 
-@pytest.fixture
-def registry():
-    before = dict(divergences._REGISTRY)
-    yield divergences.register
-    divergences._REGISTRY.clear()
-    divergences._REGISTRY.update(before)
-
-
 def test_a_registered_divergence_is_made_canonical_and_found(registry):
     registry(Divergence(name="mine", f=lambda log_u: -log_u))  # plain cross-entropy: forward KL without its tilt
     mine, forward = divergences.get("mine"), divergences.get("forward_kl")

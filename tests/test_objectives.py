@@ -75,14 +75,6 @@ def test_a_kink_has_no_curvature_to_divide_by():
     assert METHODS["dph-total_variation"].strength == 1
 
 
-@pytest.fixture
-def registry():
-    before = dict(divergences._REGISTRY)
-    yield divergences.register
-    divergences._REGISTRY.clear()
-    divergences._REGISTRY.update(before)
-
-
 def test_a_registered_divergence_is_a_method_at_once(registry):
     with pytest.raises(ValueError, match="unknown method 'dph-mine'"):
         METHODS["dph-mine"]

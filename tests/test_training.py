@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dphrl_lite import divergences, presampling, training
+from dphrl_lite import presampling, training
 from dphrl_lite.checkpoint import OtherRunError, weights_digest
 from dphrl_lite.divergences import Divergence
 from dphrl_lite.sampling import collate, pad, token_logps
@@ -33,12 +33,9 @@ def train(tiny, countdown, few_problems, parts):
 
 
 @pytest.fixture
-def mine():
-    before = dict(divergences._REGISTRY)
-    divergences.register(Divergence(name="mine", f=lambda d: d.expm1() ** 2 / 2))
-    yield "dph-mine"
-    divergences._REGISTRY.clear()
-    divergences._REGISTRY.update(before)
+def mine(registry):
+    registry(Divergence(name="mine", f=lambda d: d.expm1() ** 2 / 2))
+    return "dph-mine"
 
 
 def same(a, b):

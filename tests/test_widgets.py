@@ -46,12 +46,9 @@ def test_jump_moves_the_policy_onto_the_best_fit():
     assert np.abs(policy.y - best.y).max() < 0.05
 
 
-def test_a_registered_divergence_joins_the_explorer():
-    divergences.register(divergences.Divergence("mine", lambda d: (d / 2).expm1() ** 2, label="my own"))
-    try:
-        assert change(widgets.divergence_explorer(), "name", "mine")
-    finally:
-        del divergences._REGISTRY["mine"]
+def test_a_registered_divergence_joins_the_explorer(registry):
+    registry(divergences.Divergence("mine", lambda d: (d / 2).expm1() ** 2, label="my own"))
+    assert change(widgets.divergence_explorer(), "name", "mine")
 
 
 def test_the_browser_is_sent_what_the_figure_shows_and_little_else():
