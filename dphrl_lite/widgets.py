@@ -24,12 +24,21 @@ _WIDE = {"description_width": "120px"}
 
 
 class _Library(anywidget.AnyWidget):
-    """plotly.js itself, 5 MB, sent to the browser once per notebook however many plots there are."""
+    """plotly.js itself, 5 MB, sent to the browser once per notebook however many plots there are.
 
-    _esm = get_plotlyjs() + "\nexport default {};"
+    As data, not as this widget's module: anywidget gives a module two seconds to start, too few for 5 MB on a busy
+    machine. The first plot that is drawn runs it.
+    """
+
+    _esm = """
+    export default { initialize({ model }) { globalThis.dphrlPlotlySource ??= model.get("source"); } };
+    """
+    source = traitlets.Unicode().tag(sync=True)
 
 
-_library = cache(_Library)
+@cache
+def _library() -> _Library:
+    return _Library(source=get_plotlyjs())
 
 
 class Plot(anywidget.AnyWidget):
@@ -39,13 +48,21 @@ class Plot(anywidget.AnyWidget):
     """
 
     _esm = """
-    const library = async () => {
-      while (!globalThis.Plotly) await new Promise((again) => setTimeout(again, 20));
+    const run = (source) => new Promise((done, failed) => {
+      const script = document.createElement("script");
+      script.src = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+      script.onload = done;
+      script.onerror = failed;
+      document.head.append(script);
+    });
+    const load = async () => {
+      while (!globalThis.dphrlPlotlySource) await new Promise((again) => setTimeout(again, 20));
+      if (!globalThis.Plotly) await run(globalThis.dphrlPlotlySource);
       return globalThis.Plotly;
     };
     export default {
       async render({ model, el }) {
-        const Plotly = await library();
+        const Plotly = await (globalThis.dphrlPlotly ??= load());
         const node = el.appendChild(document.createElement("div"));
         node.setAttribute("role", "img");
         const draw = () => {

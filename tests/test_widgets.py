@@ -61,10 +61,11 @@ def test_the_browser_is_sent_what_the_figure_shows_and_little_else():
 
 
 def test_plotly_is_sent_once_for_all_plots():
-    first, second = widgets.divergence_explorer().plots.children[0], widgets.divergence_explorer().plots.children[0]
-    assert len(first._esm) + len(second._esm) < 10_000
+    plots = [widgets.divergence_explorer().plots.children[0] for _ in range(2)]
+    assert sum(len(plot._esm) for plot in plots) < 10_000
     assert widgets._library() is widgets._library()
-    assert len(widgets._library()._esm) < 6_000_000
+    assert len(widgets._library()._esm) < 1_000  # a module that starts slowly is given up by anywidget
+    assert 1_000_000 < len(widgets._library().source) < 6_000_000
 
 
 def test_partition_explorer_follows_the_threshold():
