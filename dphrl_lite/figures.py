@@ -34,6 +34,7 @@ COLORS = {
 }
 _DIVERGENCE_COLORS = {"forward_kl": "dph-f", "reverse_kl": "rkl", "js": "dph-js", "alpha": "dph-alpha"}
 _SPARE = ("#6A3D9A", "#7F5B2E", "#2F4B7C", "#A05195", "#665191", "#4D9221")
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 _FAINT, _INK = "#C4C4C4", "#222222"
 BUCKETS = {"D_pef": "#009E73", "D_exp": "#E69F00", "unsolved": "#999999"}
 
@@ -61,16 +62,32 @@ def _styled(figure: go.Figure, height: int, title: str = "", **layout) -> go.Fig
 # ---- divergences -----------------------------------------------------------------------------------------------------
 
 
+def generators(names: Sequence[str]) -> go.Figure:
+    """f(u) and its restoring force u f'(u) for several divergences side by side, against u on a logarithmic axis."""
+    figure = make_subplots(cols=2, subplot_titles=["f(u): the price of a ratio u", "u f′(u): the pull on log u"])
+    log_u = torch.linspace(-7, 1.6, 240, dtype=torch.float64)
+    for i, name in enumerate(names):
+        divergence = divergences.get(name)
+        for col, values in ((1, divergence.f(log_u)), (2, divergence.force(log_u))):
+            line = {"color": color(name), "width": 3, "dash": _DASHES[i % len(_DASHES)]}
+            look = {"name": divergence.label, "legendgroup": name, "showlegend": col == 1, "line": line}
+            figure.add_scatter(x=log_u.exp().numpy(), y=values.numpy(), row=1, col=col, **look)
+    figure.update_xaxes(type="log", title_text="u = policy / reference", tickvals=[0.001, 0.01, 0.1, 1, 5])
+    figure.update_yaxes(range=[-0.2, 5], title_text="nats", col=1)
+    figure.update_yaxes(range=[-2, 3], zeroline=True, title_text="nats", col=2)
+    return _styled(figure, 430)
+
+
 def divergence_explorer(
-    divergence: Divergence, fit: toys.Fit, mean: float, width: float, distance: float, weight: float
+    divergence: Divergence, fit: toys.Fit, mean: float, width: float, target: toys.Modes
 ) -> go.Figure:
-    """Generator, restoring force, and a Gaussian policy over a two-mode target, with the best fit under `divergence`.
+    """Generator, restoring force, and a Gaussian policy over a target with several modes, with the best fit.
 
     Args:
         divergence: what to show.
         fit: its best fit to this target (`toys.best_fit`).
         mean, width: of the policy, a Gaussian.
-        distance, weight: of the target: distance of the two modes, share of mass in the left one.
+        target: the reference.
     """
     figure = make_subplots(
         rows=2,
@@ -82,24 +99,27 @@ def divergence_explorer(
         subplot_titles=["f(u): the price of a ratio u", "Policy over target", "u f′(u): the pull on log u"],
     )
     _generator_panels(figure, divergence)
-    target, policy = toys.two_modes(distance, weight), toys.gaussian(mean, width)
+    policy = toys.gaussian(mean, width)
     _density_panel(figure, divergence, target, policy, fit)
-    value = divergence.exact(policy, target).item()
-    spread = f"left mode: target {weight:.0%}, policy {toys.mass_left(policy):.0%}"
-    best = f"best fit: {fit.value:.3f} nats at mean {round(fit.mean, 2) + 0.0:g}, width {fit.width:.2f}; it {coverage(fit)}"
-    title = f"<b>{divergence.label}</b>: D(policy, target) = {_nats(value)} nats · {spread}<br>"
-    title += f"<span style='font-size:14px'>{best}</span>"
+    value = divergence.exact(policy, target.density()).item()
+    shares = " / ".join(f"{share:.0%}" for share in target.shares(policy))
+    title = f"<b>{divergence.label}</b>: D(policy, target) = {_nats(value)} nats · policy by mode: {shares}<br>"
+    best = f"best fit: {fit.value:.3f} nats at mean {round(fit.mean, 2) + 0.0:g}, width {fit.width:.2f}"
+    title += f"<span style='font-size:14px'>{best}; it {coverage(fit, target)}</span>"
     figure.update_annotations(font_size=14)
     legend = {"x": 0.99, "y": 0.98, "xanchor": "right", "bgcolor": "rgba(255,255,255,0.8)"}
     return _styled(figure, 550, title, legend=legend, uirevision="keep").update_layout(margin_t=118)
 
 
-def coverage(fit: toys.Fit) -> str:
-    """In words, whether a fitted Gaussian covers both modes or seeks one."""
-    left = toys.mass_left(toys.gaussian(fit.mean, fit.width))
-    if 0.1 < left < 0.9:
-        return "covers both modes"
-    return f"seeks the {'left' if left >= 0.9 else 'right'} mode"
+def coverage(fit: toys.Fit, target: toys.Modes) -> str:
+    """In words, how many modes of the target a fitted Gaussian covers: holds at least a tenth of its own mass at."""
+    held = (target.shares(toys.gaussian(fit.mean, fit.width)) >= 0.1).tolist()
+    if all(held):
+        return f"covers {'both' if target.count == 2 else f'all {target.count}'} modes"
+    if sum(held) > 1:
+        return f"covers {sum(held)} of {target.count} modes"
+    names = ["left", "right"] if target.count == 2 else ["left", "middle", "right"]
+    return f"seeks the {names[held.index(True)]} mode" if target.count <= 3 else "seeks one mode"
 
 
 def _nats(value: float) -> str:
@@ -136,12 +156,12 @@ def _generator_panels(figure: go.Figure, divergence: Divergence):
     figure.update_yaxes(range=[-2, 3], title_text="nats", zeroline=True, row=2, col=1)
 
 
-def _density_panel(figure: go.Figure, divergence: Divergence, target, policy, fit: toys.Fit):
+def _density_panel(figure: go.Figure, divergence: Divergence, target: toys.Modes, policy, fit: toys.Fit):
     x, step = toys.GRID.numpy(), (toys.GRID[1] - toys.GRID[0]).item()
     best = toys.gaussian(fit.mean, fit.width)
     hue = color(divergence.name.split("(")[0])
     curves = [
-        ("target = reference q", target, {"color": _INK, "width": 2}, "rgba(0,0,0,0.10)"),
+        ("target = reference q", target.density(), {"color": _INK, "width": 2}, "rgba(0,0,0,0.10)"),
         ("policy p (yours)", policy, {"color": "#D55E00", "width": 4}, None),
         (f"best fit under {divergence.label}", best, {"color": hue, "width": 3, "dash": "dash"}, None),
     ]
@@ -150,27 +170,79 @@ def _density_panel(figure: go.Figure, divergence: Divergence, target, policy, fi
         look = {"fill": "tozeroy", "fillcolor": fill} if fill else {}
         hover = "x = %{x:.2f}: %{y:.3f}<extra></extra>"
         figure.add_scatter(x=x, y=y, name=name, line=line, hovertemplate=hover, row=1, col=2, **look)
-    figure.update_xaxes(title_text="x", range=[-6, 6], row=1, col=2)
+    figure.update_xaxes(title_text="x", range=[-8, 8], row=1, col=2)
     figure.update_yaxes(title_text="density", range=[0, 0.75], row=1, col=2)
 
 
-def gallery(names: Sequence[str], distance: float = 4.0, weight: float = 0.5) -> go.Figure:
-    """The best Gaussian under each named divergence, all over one two-mode target: covering against seeking at a glance."""
+def gallery(names: Sequence[str], target: toys.Modes) -> go.Figure:
+    """The best Gaussian under each named divergence, all over one target: covering against seeking at a glance."""
     figure = go.Figure()
     x, step = toys.GRID.numpy(), (toys.GRID[1] - toys.GRID[0]).item()
-    target = (toys.two_modes(distance, weight) / step).numpy()
-    figure.add_scatter(
-        x=x, y=target, name="target", fill="tozeroy", fillcolor="rgba(0,0,0,0.10)", line={"color": _INK, "width": 2}
-    )
-    dashes = ("solid", "dash", "dot", "dashdot", "longdash")
+    density = (target.density() / step).numpy()
+    look = {"fill": "tozeroy", "fillcolor": "rgba(0,0,0,0.10)", "line": {"color": _INK, "width": 2}}
+    figure.add_scatter(x=x, y=density, name="target", **look)
     for i, name in enumerate(names):
-        divergence, fit = divergences.get(name), toys.best_fit(name, 0.5, distance, weight)
-        line = {"color": color(name), "width": 3, "dash": dashes[i % len(dashes)]}
-        label = f"{divergence.label}: {coverage(fit)}"
+        fit = toys.best_fit(name, target=target)
+        line = {"color": color(name), "width": 3, "dash": _DASHES[i % len(_DASHES)]}
+        label = f"{divergences.get(name).label}: {coverage(fit, target)}"
         figure.add_scatter(x=x, y=(toys.gaussian(fit.mean, fit.width) / step).numpy(), name=label, line=line)
-    figure.update_xaxes(title_text="x", range=[-6, 6])
+    figure.update_xaxes(title_text="x", range=[-8, 8])
     figure.update_yaxes(title_text="density")
     return _styled(figure, 420, "The Gaussian that each divergence likes best")
+
+
+def simplex(paths: Mapping[str, torch.Tensor], reference: torch.Tensor) -> go.Figure:
+    """Gradient flows of penalties on the triangle of three answers; dots stand at equal times.
+
+    Args:
+        paths: per divergence `toys.simplex_flow` `[T, starts, 3]`.
+        reference: q `[3]`.
+    """
+    figure = go.Figure()
+    for name, path in paths.items():
+        for start in range(path.shape[1]):
+            a, b, c = path[:, start].T.numpy()
+            look = {"line": {"color": color(name), "width": 2.5}, "marker": {"size": 5}, "mode": "lines+markers"}
+            label = divergences.get(name).label
+            look |= {"name": label, "legendgroup": name, "showlegend": start == 0}
+            figure.add_scatterternary(a=a, b=b, c=c, **look)
+    a, b, c = reference[:, None].numpy()
+    star = {"symbol": "star", "size": 16, "color": _INK}
+    figure.add_scatterternary(a=a, b=b, c=c, mode="markers", marker=star, name="reference")
+    axes = {f"{axis}axis": {"title": {"text": f"answer {axis.upper()}"}, "ticks": "outside"} for axis in "abc"}
+    title = "A penalty alone, from three policies that have nearly forgotten two answers"
+    figure.update_layout(ternary={"sum": 1, **axes})
+    return _styled(figure, 520, title, uirevision="keep")
+
+
+def mass_map(names: Sequence[str], weight: float) -> go.Figure:
+    """What is left of an answer without reward, when reward pulls away from it and a penalty holds it.
+
+    Two answers; the reference gives the one without reward the share `weight`. Left: its mass at the optimum against the
+    penalty's strength, at equal curvature. Right: the same for alpha from 0 (reverse KL) to 1 (forward KL).
+    """
+    reference, reward = torch.tensor([weight, 1 - weight]).double(), torch.tensor([0.0, 1.0]).double()
+    strengths = torch.logspace(-1.3, 1, 47, dtype=torch.float64)
+    left = "at equal curvature f″(1)"
+    figure = make_subplots(cols=2, subplot_titles=[left, "alpha between the KLs"], horizontal_spacing=0.12)
+    for i, name in enumerate(names):
+        divergence = divergences.get(name)
+        mass = toys.optimum(divergence, reference, reward, strengths / divergence.curvature)[:, 0]
+        line = {"color": color(name), "width": 3, "dash": _DASHES[i % len(_DASHES)]}
+        figure.add_scatter(
+            x=strengths.numpy(), y=(mass / weight).numpy(), name=divergence.label, line=line, row=1, col=1
+        )
+    alphas = torch.linspace(0, 1, 21).tolist()
+    rows = [toys.optimum(divergences.get("alpha", alpha=a), reference, reward, strengths)[:, 0] for a in alphas]
+    bar = {"title": {"text": "share kept"}, "tickformat": ".0%"}
+    shares = (torch.stack(rows) / weight).numpy()
+    figure.add_heatmap(x=strengths.numpy(), y=alphas, z=shares, colorscale="Cividis", colorbar=bar, row=1, col=2)
+    figure.update_xaxes(type="log", title_text="strength η f″(1)", tickvals=[0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10])
+    figure.update_yaxes(title_text="share kept of its start", tickformat=".0%", range=[0, 1], row=1, col=1)
+    figure.update_yaxes(title_text="alpha", row=1, col=2)
+    title = f"How much of an answer without reward survives (it starts with {weight:.0%})"
+    legend = {"x": 0.02, "y": 0.98, "bgcolor": "rgba(255,255,255,0.8)"}
+    return _styled(figure, 470, title, legend=legend, uirevision="keep")
 
 
 # ---- pre-sampling ----------------------------------------------------------------------------------------------------

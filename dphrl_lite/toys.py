@@ -1,6 +1,7 @@
-"""Small worlds in which every divergence can be computed exactly: distributions on a grid, and the best fit among Gaussians.
+"""Small worlds in which every divergence can be computed exactly: mixtures on a grid and their best Gaussian, flows on the
+simplex, and the optimum of reward against penalty. Float64, no sampling.
 
-The target plays the reference q, the Gaussian the policy p, as everywhere in the kit. Float64, no sampling.
+The target plays the reference q, what is fitted or moved the policy p, as everywhere in the kit.
 """
 
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from torch import Tensor
 from dphrl_lite import divergences
 from dphrl_lite.divergences import Divergence
 
-GRID = torch.linspace(-8, 8, 201, dtype=torch.float64)
-_MEANS, _LOG_WIDTHS = (-4.0, 4.0, 33), (-1.1, 1.4, 16)  # lowest, highest, number of candidates
+GRID = torch.linspace(-10, 10, 251, dtype=torch.float64)
+_MEANS, _LOG_WIDTHS = (-6.0, 6.0, 49), (-1.4, 1.5, 17)  # lowest, highest, number of candidates
 
 
 def gaussian(mean: Tensor | float, width: Tensor | float) -> Tensor:
@@ -22,11 +23,44 @@ def gaussian(mean: Tensor | float, width: Tensor | float) -> Tensor:
     return torch.softmax(-(((GRID - mean) / width) ** 2) / 2, -1)
 
 
-def two_modes(distance: float, weight: float, width: float = 0.6) -> Tensor:
-    """The target `[N]`: two Gaussian modes `distance` apart around 0, the left one holding `weight` of the mass."""
-    if not 0 <= weight <= 1:
-        raise ValueError(f"weight is the left mode's share of the mass, between 0 and 1; got {weight}")
-    return weight * gaussian(-distance / 2, width) + (1 - weight) * gaussian(distance / 2, width)
+@dataclass(frozen=True)
+class Modes:
+    """A target: `count` Gaussian modes around 0, neighbours `distance` apart, each of standard deviation `width`.
+
+    The leftmost holds `weight` of the mass, the others share the rest equally.
+    """
+
+    count: int = 2
+    distance: float = 4.0
+    weight: float = 0.5
+    width: float = 0.6
+
+    def __post_init__(self):
+        if not 0 <= self.weight <= 1 or self.count < 2 or self.width <= 0 or self.distance < 0:
+            raise ValueError(
+                "a target needs count >= 2 modes, distance >= 0, width > 0, and weight, the left mode's share of the "
+                f"mass, between 0 and 1; got {self}"
+            )
+
+    @property
+    def centres(self) -> Tensor:
+        """Where the modes stand `[count]`."""
+        return self.distance * (torch.arange(self.count, dtype=torch.float64) - (self.count - 1) / 2)
+
+    @property
+    def weights(self) -> Tensor:
+        """Each mode's share of the mass `[count]`."""
+        rest = (1 - self.weight) / (self.count - 1)
+        return torch.tensor([self.weight] + [rest] * (self.count - 1), dtype=torch.float64)
+
+    def density(self) -> Tensor:
+        """Probabilities on `GRID` `[N]`, summing to 1."""
+        return self.weights @ gaussian(self.centres, self.width)
+
+    def shares(self, p: Tensor) -> Tensor:
+        """How much of a distribution on `GRID` lies nearest to each mode `[count]`."""
+        nearest = (GRID[:, None] - self.centres).abs().argmin(-1)
+        return torch.zeros(self.count, dtype=torch.float64).index_add(0, nearest, p)
 
 
 @dataclass(frozen=True)
@@ -62,12 +96,91 @@ def _around(axis: Tensor, centre: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=512)
-def best_fit(name: str, alpha: float, distance: float, weight: float) -> Fit:
-    """`fit_gaussian` by divergence name and target, remembered: a slider asks for the same fit again and again."""
-    divergence = divergences.get(name, alpha=alpha if name == "alpha" else None)
-    return fit_gaussian(divergence, two_modes(distance, weight))
+def best_fit(name: str, alpha: float = 0.5, target: Modes = Modes()) -> Fit:
+    """`fit_gaussian` by divergence name, remembered: a slider asks for the same fit again and again."""
+    return fit_gaussian(named(name, alpha), target.density())
 
 
-def mass_left(p: Tensor) -> float:
-    """Share of a distribution on `GRID` that lies left of 0, where the left mode stands."""
-    return p[GRID < 0].sum().item() + p[GRID == 0].sum().item() / 2
+def named(name: str, alpha: float = 0.5) -> Divergence:
+    """The divergence `name`, with `alpha` where it takes one: what a dropdown and a slider say together."""
+    return divergences.get(name, alpha=alpha if name == "alpha" else None)
+
+
+# ---- the simplex: a categorical with all freedom -----------------------------------------------------------------------
+
+
+def simplex_flow(divergence: Divergence, reference: Tensor, starts: Tensor, times: Tensor) -> Tensor:
+    """Gradient flow of D_f(p || reference) in the logits of p, from several starts: what a penalty alone does over time.
+
+    Args:
+        divergence: what is descended.
+        reference: q `[N]`, positive.
+        starts: first values of p `[starts, N]`, positive.
+        times: increasing times at which p is recorded `[T]`, from 0.
+
+    Returns:
+        p `[T, starts, N]`. Explicit steps of at most 0.1 in time, shortened where the gradient is steep.
+    """
+    logits, path = starts.to(torch.float64).log(), []
+    now = 0.0
+    for time in times.tolist():
+        while now < time - 1e-12:
+            step = min(0.1, time - now)
+            logits, now = _downhill(divergence, reference, logits, step), now + step
+        path.append(torch.softmax(logits, -1))
+    return torch.stack(path)
+
+
+def _downhill(divergence: Divergence, q: Tensor, logits: Tensor, step: float) -> Tensor:
+    log_p = torch.log_softmax(logits, -1)
+    pull = q * divergence.force(log_p - q.log())  # dD/dlog p
+    gradient = pull - log_p.exp() * pull.sum(-1, keepdim=True)
+    # a restoring force without bound (forward KL's is bounded, chi-square's is not) must not jump over the minimum
+    largest = gradient.abs().amax(-1, keepdim=True).clamp(min=1)
+    return logits - step * gradient / largest
+
+
+# ---- reward against penalty ----------------------------------------------------------------------------------------------
+
+
+def optimum(divergence: Divergence, reference: Tensor, reward: Tensor, strength: Tensor | float) -> Tensor:
+    """The p that maximises E_p[reward] - strength * D_f(p || reference), by solving its first-order conditions.
+
+    They read r_i - strength * f'(u_i) = lambda for every i with p_i = q_i u_i > 0, and sum_i q_i u_i = 1: f' is
+    inverted on a fine grid of log u, and lambda found by bisection.
+
+    Args:
+        divergence: strictly convex near the solution.
+        reference: q `[N]`, positive.
+        reward: r `[N]`.
+        strength: one or several, positive, `[...]`.
+
+    Returns:
+        p `[..., N]`, normalised.
+
+    Raises:
+        ValueError: a strength that is not positive.
+    """
+    strength = torch.as_tensor(strength, dtype=torch.float64)[..., None]
+    if (strength <= 0).any():
+        raise ValueError(
+            f"strength must be positive (at 0 the optimum is the best reward alone); got {strength.min():g}"
+        )
+    log_u = torch.linspace(-60, 40, 20_001, dtype=torch.float64)
+    slope = divergence.force(log_u) * torch.exp(-log_u)  # f'(u), increasing
+    # lambda lies among the rewards: below the least every u is above 1, above the greatest every u is below it
+    low, high = reward.min() + 0 * strength, reward.max() + 0 * strength
+    for _ in range(60):
+        middle = (low + high) / 2
+        mass = (reference * _inverse(slope, log_u, (reward - middle) / strength).exp()).sum(-1, keepdim=True)
+        low, high = torch.where(mass > 1, middle, low), torch.where(mass > 1, high, middle)
+    p = reference * _inverse(slope, log_u, (reward - (low + high) / 2) / strength).exp()
+    return p / p.sum(-1, keepdim=True)
+
+
+def _inverse(slope: Tensor, log_u: Tensor, wanted: Tensor) -> Tensor:
+    """log u at which f'(u) is `wanted`, between grid points by straight lines, at the ends the ends."""
+    right = torch.searchsorted(slope, wanted.contiguous()).clamp(1, len(slope) - 1)
+    left = right - 1
+    share = (wanted - slope[left]) / (slope[right] - slope[left]).clamp(min=1e-300)
+    return log_u[left] + share.clamp(0, 1) * (log_u[right] - log_u[left])

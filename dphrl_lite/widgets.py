@@ -14,6 +14,7 @@ import anywidget
 import ipywidgets
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 import traitlets
 from plotly.offline import get_plotlyjs
 
@@ -126,38 +127,87 @@ def _slider(label: str, value: float, low: float, high: float, step: float) -> i
     return ipywidgets.FloatSlider(value, description=label, style=_WIDE, layout={"width": "360px"}, **limits)
 
 
-def divergence_explorer(name: str = "js") -> Live:
-    """Choose a divergence, move a Gaussian policy over a two-mode target: f, its pull, the best fit, the value."""
+def _divergence_dropdown(name: str) -> ipywidgets.Dropdown:
     options = [(divergences.get(n).label if n != "alpha" else "alpha", n) for n in divergences.names()]
+    return ipywidgets.Dropdown(options=options, value=name, description="Divergence", style=_WIDE)
+
+
+def _alpha_slider(dropdown: ipywidgets.Dropdown) -> ipywidgets.FloatSlider:
+    """A slider for alpha that can be moved only while the dropdown says "alpha"."""
+    slider = _slider("alpha", 0.5, 0, 1, 0.05)
+
+    def follow(_change=None):
+        slider.disabled = dropdown.value != "alpha"
+
+    dropdown.observe(follow, names="value")
+    follow()
+    return slider
+
+
+def divergence_explorer(name: str = "js") -> Live:
+    """Choose a divergence, move a Gaussian policy over a target of two or three modes: f, its pull, the best fit."""
+    dropdown = _divergence_dropdown(name)
     controls = {
-        "name": ipywidgets.Dropdown(options=options, value=name, description="Divergence", style=_WIDE),
-        "alpha": _slider("alpha", 0.5, 0, 1, 0.05),
-        "mean": _slider("policy mean", 0.5, -4, 4, 0.1),
+        "name": dropdown,
+        "alpha": _alpha_slider(dropdown),
+        "mean": _slider("policy mean", 0.5, -6, 6, 0.1),
         "width": _slider("policy width", 1, 0.3, 4, 0.1),
-        "distance": _slider("mode distance", 4, 0, 8, 0.25),
+        "count": ipywidgets.Dropdown(options=[2, 3], description="modes", style=_WIDE),
+        "distance": _slider("mode distance", 4, 0, 6, 0.25),
         "weight": _slider("left mode's mass", 0.5, 0.05, 0.95, 0.05),
+        "mode_width": _slider("mode width", 0.6, 0.4, 1.5, 0.1),
     }
     button = ipywidgets.Button(description="Jump to the best fit", layout={"margin": "2px 2px 2px 128px"})
     live = Live(controls, _divergence_figure, extra=[button])
 
-    def follow(_change=None):
-        controls["alpha"].disabled = controls["name"].value != "alpha"
-
     def jump(_button):
-        fit = toys.best_fit(*(controls[c].value for c in ("name", "alpha", "distance", "weight")))
+        fit, _ = _fit_and_target(**{c: controls[c].value for c in _TARGET})
         controls["mean"].value, controls["width"].value = fit.mean, fit.width
 
-    controls["name"].observe(follow, names="value")
     button.on_click(jump)
     live.jump = button
-    follow()
     return live
 
 
-def _divergence_figure(name, alpha, mean, width, distance, weight) -> go.Figure:
-    divergence = divergences.get(name, alpha=alpha if name == "alpha" else None)
-    fit = toys.best_fit(name, alpha, distance, weight)
-    return figures.divergence_explorer(divergence, fit, mean, width, distance, weight)
+_TARGET = ("name", "alpha", "count", "distance", "weight", "mode_width")
+
+
+def _fit_and_target(name, alpha, count, distance, weight, mode_width) -> tuple[toys.Fit, toys.Modes]:
+    target = toys.Modes(count, distance, weight, mode_width)
+    return toys.best_fit(name, alpha, target), target
+
+
+def _divergence_figure(mean, width, **chosen) -> go.Figure:
+    fit, target = _fit_and_target(**chosen)
+    return figures.divergence_explorer(toys.named(chosen["name"], chosen["alpha"]), fit, mean, width, target)
+
+
+def simplex_explorer(name: str = "reverse_kl") -> Live:
+    """Gradient flow of one penalty on the triangle of three answers, beside forward KL's; move the reference."""
+    dropdown = _divergence_dropdown(name)
+    controls = {
+        "name": dropdown,
+        "alpha": _alpha_slider(dropdown),
+        "first": _slider("reference: A", 0.6, 0.1, 0.8, 0.05),
+        "until": _slider("time", 8, 1, 20, 1),
+    }
+
+    def build(name, alpha, first, until):
+        reference = torch.tensor([first, 2 * (1 - first) / 3, (1 - first) / 3], dtype=torch.float64)
+        chosen = {"forward_kl": divergences.get("forward_kl"), name: toys.named(name, alpha)}
+        starts = 0.97 * torch.eye(3, dtype=torch.float64) + 0.01
+        times = torch.arange(int(until) + 1, dtype=torch.float64)
+        paths = {n: toys.simplex_flow(d, reference, starts, times) for n, d in chosen.items()}
+        return figures.simplex(paths, reference)
+
+    return Live(controls, build)
+
+
+def mass_explorer() -> Live:
+    """The mass map for a chosen start share of the answer that reward pulls away from."""
+    names = ("reverse_kl", "js", "alpha", "forward_kl", "neyman_chi2")
+    controls = {"weight": _slider("starts with", 0.3, 0.05, 0.95, 0.05)}
+    return Live(controls, lambda weight: figures.mass_map(names, weight))
 
 
 def partition_explorer(rollouts: pd.DataFrame, threshold: int = 6) -> Live:

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from dphrl_lite import divergences, figures, passk, presampling, toys
 from dphrl_lite.objectives import METHODS
@@ -28,8 +29,8 @@ def test_one_colour_per_method_throughout():
 
 @pytest.mark.parametrize("name", divergences.names())
 def test_divergence_explorer_shows_policy_target_and_fit(name):
-    divergence, fit = divergences.get(name), toys.best_fit(name, 0.5, 4.0, 0.5)
-    figure = figures.divergence_explorer(divergence, fit, 0.5, 1.0, 4.0, 0.5)
+    divergence, fit = divergences.get(name), toys.best_fit(name)
+    figure = figures.divergence_explorer(divergence, fit, 0.5, 1.0, toys.Modes())
     shown = traces(figure)
     step = (toys.GRID[1] - toys.GRID[0]).item()
     assert np.sum(shown["policy p (yours)"].y) * step == pytest.approx(1, abs=1e-6)
@@ -40,8 +41,6 @@ def test_divergence_explorer_shows_policy_target_and_fit(name):
 
 
 def np_log(x):
-    import torch
-
     return torch.tensor(np.log(x))
 
 
@@ -79,8 +78,38 @@ def test_keep_forget_gain_adds_up_to_all_problems():
 
 
 def test_gallery_names_who_covers():
-    names = [t.name for t in figures.gallery(["forward_kl", "reverse_kl"], weight=0.3).data]
+    names = [t.name for t in figures.gallery(["forward_kl", "reverse_kl"], toys.Modes(weight=0.3)).data]
     assert names[1:] == ["forward KL: covers both modes", "reverse KL: seeks the right mode"]
+
+
+def test_coverage_in_words():
+    three = toys.Modes(3, 4.0, 1 / 3)
+    said = [figures.coverage(toys.Fit(mean, width, 0.0), three) for mean, width in ((0, 4), (2, 1), (-4, 1), (0, 0.5))]
+    assert said == ["covers all 3 modes", "covers 2 of 3 modes", "seeks the left mode", "seeks the middle mode"]
+
+
+def test_generators_draw_value_and_pull():
+    figure = figures.generators(["forward_kl", "js"])
+    value, pull = figure.data[:2]
+    assert np.allclose(value.y, divergences.get("forward_kl").f(np_log(value.x)))
+    assert np.allclose(pull.y, divergences.get("forward_kl").force(np_log(pull.x)))
+
+
+def test_simplex_draws_every_flow_from_its_start():
+    q, starts = torch.tensor([0.6, 0.3, 0.1]).double(), 0.97 * torch.eye(3).double() + 0.01
+    paths = {"js": toys.simplex_flow(divergences.get("js"), q, starts, torch.arange(3).double())}
+    figure = figures.simplex(paths, q)
+    assert len(figure.data) == 4
+    assert [figure.data[1].a[0], figure.data[1].b[0], figure.data[1].c[0]] == pytest.approx([0.01, 0.98, 0.01])
+
+
+def test_mass_map_shows_the_optimum():
+    figure = figures.mass_map(["reverse_kl", "js"], weight=0.3)
+    shown, q = traces(figure)["reverse KL"], torch.tensor([0.3, 0.7]).double()
+    tilted = q * torch.exp(torch.tensor([0.0, 1.0]).double() / shown.x[10])
+    assert shown.y[10] == pytest.approx((tilted[0] / tilted.sum() / 0.3).item(), rel=1e-4)
+    heat = figure.data[-1]
+    assert np.allclose(heat.z[0], shown.y)  # alpha = 0 is reverse KL
 
 
 def test_solution_bars():

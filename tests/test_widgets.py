@@ -26,8 +26,16 @@ def test_divergence_explorer_follows_every_control():
         if name != "js":
             assert change(explorer, "name", name), name
     explorer.controls["name"].value = "alpha"
-    for control, value in {"alpha": 0.9, "mean": -1.0, "width": 2.0, "distance": 6.0, "weight": 0.2}.items():
+    moves = {"alpha": 0.9, "mean": -1.0, "width": 2.0, "count": 3, "distance": 5.0, "weight": 0.2, "mode_width": 1.0}
+    for control, value in moves.items():
         assert change(explorer, control, value), control
+
+
+def test_simplex_and_mass_explorers_follow_every_control():
+    explorer = widgets.simplex_explorer()
+    for control, value in {"name": "alpha", "alpha": 0.9, "first": 0.3, "until": 3}.items():
+        assert change(explorer, control, value), control
+    assert change(widgets.mass_explorer(), "weight", 0.1)
 
 
 def test_alpha_can_be_moved_only_where_it_counts():
