@@ -18,6 +18,7 @@ from dphrl_lite.tasks.countdown import supervised_examples
 
 WORDS = ["<pad>", "<eos>", "<unk>", "countdown", "target", "make", "sort", "=", "+", "-", "*", *map(str, range(100))]
 STEPS, BATCH, LEARNING_RATE, WARM_UP = 1000, 256, 3e-3, 100
+LONGEST_ANSWER = 12  # tokens; the longest right one has 8
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -79,6 +80,7 @@ def main():
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
     pretrain(model, tokenizer)
+    model.generation_config.max_new_tokens = LONGEST_ANSWER
     model.eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters written to {out}: {sorted(os.listdir(out))}")

@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=command.help, description=command.help)
         command.add_arguments(subparser)
-        subparser.set_defaults(run=command.run)
+        subparser.set_defaults(run=command.run, command=name)
     return parser
 
 
@@ -79,7 +79,11 @@ def main(argv: list[str] | None = None) -> int:
     if not hasattr(arguments, "run"):
         parser.print_help()
         return 0
-    return arguments.run(arguments)
+    try:
+        return arguments.run(arguments)
+    except (ValueError, FileNotFoundError, ImportError) as error:  # the kit's own errors say what to do
+        print(f"dphrl {arguments.command}: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

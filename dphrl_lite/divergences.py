@@ -69,13 +69,6 @@ def _alpha(d: Tensor, alpha: float) -> Tensor:
     return _near_zero(d, direct, 1 / 2, (2 - a) / 6)
 
 
-def _pearson(d: Tensor) -> Tensor:
-    bend = 40.0  # beyond it (u - 1)^2 leaves float32: continue by the tangent in d
-    x = d.clamp(max=bend)
-    slope = 2 * math.exp(bend) * math.expm1(bend)
-    return _expm1(x) ** 2 + slope * (d - bend).clamp(min=0)
-
-
 @dataclass(frozen=True)
 class Divergence:
     """One f-divergence D_f(policy || reference).
@@ -87,6 +80,7 @@ class Divergence:
         f_zero: f(0), the canonical generator's limit as u -> 0 (`math.inf` allowed); measured if not given.
         slope_inf: f'(inf), the limit of f(u)/u as u -> inf; measured if not given.
         label: how figures and tables write it.
+        bend: log u beyond which `.f` continues by its tangent in log u, for an f that leaves float32 (`exact` does not bend).
 
     After construction `.f(log_u)` is the canonical generator: any float dtype and shape, same dtype and shape out.
     """
@@ -96,6 +90,7 @@ class Divergence:
     f_zero: float | None = None
     slope_inf: float | None = None
     label: str = ""
+    bend: float = math.inf
 
     def __post_init__(self):
         raw = self.f
@@ -104,10 +99,11 @@ class Divergence:
         f_zero, slope_inf = self.f_zero, self.slope_inf
         f_zero = _limit(canonical, -1) if f_zero is None else f_zero
         slope_inf = _limit(lambda d: canonical(d) * torch.exp(-d), +1) if slope_inf is None else slope_inf
+        bent = canonical if self.bend == math.inf else partial(_with_tangent, canonical, self.bend)
         values = {"f_zero": float(f_zero), "slope_inf": float(slope_inf), "label": self.label or self.name}
+        values |= {"f": partial(_evaluate, bent, float(f_zero)), "_canonical": canonical}
         for attribute, value in values.items():
             object.__setattr__(self, attribute, value)
-        object.__setattr__(self, "f", partial(_evaluate, canonical, float(f_zero)))
 
     @property
     def curvature(self) -> float:
@@ -117,7 +113,8 @@ class Divergence:
 
     def force(self, log_u: Tensor) -> Tensor:
         """The restoring force u f'(u) = df/dlog u, elementwise: the pull on a token's log-prob. Same shape and dtype."""
-        d = log_u.detach().clone().requires_grad_()
+        d = torch.as_tensor(log_u).detach().clone()
+        d = (d if d.is_floating_point() else d.to(torch.get_default_dtype())).requires_grad_()
         with torch.enable_grad():
             return torch.autograd.grad(self.f(d).sum(), d)[0]
 
@@ -141,7 +138,7 @@ class Divergence:
         p, q = torch.broadcast_tensors(_wide(p), _wide(q))
         both, only_p, only_q = (p > 0) & (q > 0), (p > 0) & (q == 0), (p == 0) & (q > 0)
         log_u = torch.where(both, p, 1.0).log() - torch.where(both, q, 1.0).log()
-        terms = torch.where(both, q * self.f(log_u), 0.0)
+        terms = torch.where(both, q * self._canonical(log_u), 0.0)
         terms = torch.where(only_p, torch.where(only_p, p, 1.0) * self.slope_inf, terms)
         terms = torch.where(only_q, torch.where(only_q, q, 1.0) * self.f_zero, terms)
         return terms.sum(-1).to(dtype)
@@ -160,14 +157,15 @@ class Divergence:
         Raises:
             ValueError: different shapes, or a mask that selects nothing.
         """
+        logp = torch.as_tensor(logp)
         log_u = masked_log_ratio(logp, logp_ref, mask)
-        edge = torch.full((), MAX_LOG_U, dtype=torch.float64, device=log_u.device)
-        values = self.f(log_u.clamp(max=edge)) + self.force(edge) * (log_u - edge).clamp(min=0)
+        values = _with_tangent(self.f, MAX_LOG_U, log_u)
         return values.mean().to(device=logp.device, dtype=logp.dtype)
 
 
 def masked_log_ratio(logp: Tensor, logp_ref: Tensor, mask: Tensor) -> Tensor:
     """log u = logp - logp_ref of the tokens that `mask` selects, as one float64 vector. Raises `ValueError` as `loss`."""
+    logp, logp_ref, mask = (torch.as_tensor(x) for x in (logp, logp_ref, mask))
     if not logp.shape == logp_ref.shape == mask.shape:
         shapes = f"{tuple(logp.shape)}, {tuple(logp_ref.shape)}, {tuple(mask.shape)}"
         raise ValueError(f"logp, logp_ref and mask must have one shape [B, T]; got {shapes}")
@@ -184,20 +182,37 @@ def bounded_share(log_u: Tensor) -> float:
     return (log_u > MAX_LOG_U).double().mean().item()
 
 
+def _with_tangent(f: Callable, edge: float, d: Tensor) -> Tensor:
+    """f(d), continued beyond `edge` by its tangent there."""
+    at = torch.full((), edge, dtype=torch.float64, device=d.device).requires_grad_()
+    with torch.enable_grad():
+        value = f(at)
+    (slope,) = torch.autograd.grad(value, at)
+    beyond = d > edge
+    return torch.where(beyond, value.detach() + slope * (d - edge), f(torch.where(beyond, edge, d)))
+
+
 def _evaluate(canonical: Callable, f_zero: float, log_u: Tensor) -> Tensor:
-    """The canonical generator in float64 and back; log u = -inf (a probability of exactly zero) gives f(0)."""
+    """The canonical generator in float64 and back; log u = -inf (a probability of exactly zero) gives f(0), +inf gives inf."""
     log_u = torch.as_tensor(log_u)
     if not log_u.is_floating_point():
         log_u = log_u.to(torch.get_default_dtype())
     d = _wide(log_u)
-    dead = torch.isneginf(d)
-    values = torch.where(dead, torch.full_like(d, f_zero), canonical(torch.where(dead, 0.0, d)))
+    infinite = torch.isinf(d)
+    limits = torch.where(d < 0, torch.full_like(d, f_zero), torch.inf)
+    values = torch.where(infinite, limits, canonical(torch.where(infinite, 0.0, d)))
     return values.to(device=log_u.device, dtype=log_u.dtype)
 
 
 def _slope(f: Callable, at: float) -> float:
     d = torch.tensor(at, dtype=torch.float64, requires_grad=True)
-    value = f(d)
+    try:
+        value = f(d)
+        f(torch.zeros(3, dtype=torch.float64, requires_grad=True))
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"f must be an elementwise torch function of log u, such as lambda d: -d; it fails: {error}"
+        ) from error
     if not (isinstance(value, Tensor) and value.requires_grad):
         raise ValueError("f must be a differentiable torch function of log u; got a value without gradient at u = 1")
     return torch.autograd.grad(value, d)[0].item()
@@ -222,8 +237,8 @@ def _probabilities(x, name: str) -> Tensor:
 
 
 def _make_alpha(alpha: float = 0.5) -> Divergence:
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must lie in [0, 1] (0: reverse KL, 1: forward KL); got {alpha}")
+    if not (isinstance(alpha, (int, float)) and 0 <= alpha <= 1):
+        raise ValueError(f"alpha must lie in [0, 1] (0: reverse KL, 1: forward KL); got {alpha!r}")
     return Divergence(
         f"alpha({alpha:g})",
         partial(_alpha, alpha=alpha),
@@ -241,7 +256,7 @@ _REGISTRY: dict[str, Divergence] = {
         Divergence("js", _js, math.log(2), math.log(2), "Jensen-Shannon"),
         Divergence("hellinger", lambda d: _expm1(d / 2) ** 2, 1.0, 1.0, "squared Hellinger"),
         Divergence("total_variation", lambda d: _expm1(d).abs() / 2, 0.5, 0.5, "total variation"),
-        Divergence("pearson_chi2", _pearson, 1.0, math.inf, "Pearson χ²"),
+        Divergence("pearson_chi2", lambda d: _expm1(d) ** 2, 1.0, math.inf, "Pearson χ²", bend=40.0),
         Divergence("neyman_chi2", lambda d: 4 * torch.sinh(d / 2) ** 2, math.inf, 1.0, "Neyman χ²"),
         Divergence("jeffreys", lambda d: d * _expm1(d), math.inf, math.inf, "Jeffreys"),
     )
@@ -265,16 +280,18 @@ def get(name: str, alpha: float | None = None) -> Divergence:
 
 
 def register(divergence: Divergence) -> Divergence:
-    """Make a divergence usable by name everywhere: widgets, `METHODS` as "dph-<name>", the command line, recipes.
+    """Make a divergence usable by name everywhere: in the widgets, and in `METHODS` as "dph-<name>".
 
     Returns the divergence. Registering a name again replaces it, so that a notebook cell can be run twice; the built-in
     names are kept.
 
     Raises:
-        ValueError: f(u = 1) is not 0, f is not convex in u, f is not finite, or the name is taken by a built-in.
+        ValueError: f(u = 1) is not 0, f is not convex in u, not finite or 0 everywhere, or the name is taken or no name.
     """
-    if divergence.name in _BUILT_IN:
-        raise ValueError(f"{divergence.name!r} is a built-in divergence; give yours another name")
+    if not (isinstance(divergence.name, str) and divergence.name.isidentifier()):
+        raise ValueError(f"a divergence needs a name of letters, digits and _, such as 'mine'; got {divergence.name!r}")
+    if divergence.name in _BUILT_IN | {"f"}:
+        raise ValueError(f"{divergence.name!r} is a built-in divergence or method; give yours another name")
     u = torch.logspace(-4, 2, 481, dtype=torch.float64)
     f = divergence.f(u.log())
     if not torch.isfinite(f).all():
@@ -286,6 +303,8 @@ def register(divergence: Divergence) -> Divergence:
         raise ValueError(
             f"f of {divergence.name!r} must be 0 at u = 1 (log u = 0); got {at_one:.6g}. Subtract it from f"
         )
+    if f.abs().max() < 1e-9:
+        raise ValueError(f"f of {divergence.name!r} is 0 everywhere (up to a multiple of u - 1), so it holds nothing")
     slopes = f.diff() / u.diff()
     bend = slopes.diff() / slopes.abs().clamp(min=1e-3)[1:]
     if (bend < -1e-6).any():

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from dphrl_lite import models, presampling, tasks, training
 from dphrl_lite.checkpoint import claim, weights_digest, write_whole
 from dphrl_lite.models import DATA, Policy
+from dphrl_lite.objectives import METHODS
 from dphrl_lite.passk import Outcomes
 from dphrl_lite.tasks import Problem, Task
 from dphrl_lite.tasks.countdown import problems
@@ -65,6 +66,8 @@ def evaluate(
     Returns:
         An outcomes table.
     """
+    if not families:
+        raise ValueError("no families of problems given; expected a dict such as {'cd3': [...problems...]}")
     frames = []
     for family, chosen in tqdm(families.items(), desc=f"evaluating {method}", unit="family", disable=not progress):
         rollouts = presampling.sample(policy, task, chosen, samples, seed=1, progress=False)
@@ -74,36 +77,51 @@ def evaluate(
 
 
 def by_family(table: pd.DataFrame, seed: int | None = None) -> dict[str, dict[str, Outcomes]]:
-    """An outcomes table as family -> method -> `Outcomes`, for figures and widgets.
+    """An outcomes table as family -> model -> `Outcomes`, for figures and widgets.
 
     Args:
         table: from `evaluate`, or read from Parquet.
         seed: which training seed to take where there are several; the smallest if None. The base model has no seed.
 
+    Returns:
+        Models are named by method, with the strength where a method was trained at several.
+
     Raises:
-        ValueError: columns are missing.
+        ValueError: columns are missing, or no run has that seed.
     """
-    missing = set(COLUMNS) - set(table.columns)
-    if missing:
-        raise ValueError(f"an outcomes table needs the columns {COLUMNS}; missing: {sorted(missing)}")
     found: dict[str, dict[str, Outcomes]] = {}
-    for (family, method), rows in table.groupby(["family", "method"], sort=False):
-        wanted = seed if seed in set(rows["seed"]) else rows["seed"].min()
-        rows = rows[rows["seed"] == wanted]
-        found.setdefault(family, {})[method] = Outcomes.from_counts(rows["n"], rows["c"], rows["problem"])
+    for (family, model), rows in _labelled(table).groupby(["family", "model"], sort=False):
+        seeds = sorted(set(rows["seed"]))
+        if seed is not None and len(seeds) > 1 and seed not in seeds:
+            raise ValueError(f"no run of {model!r} has seed {seed}; there are {seeds}")
+        rows = rows[rows["seed"] == (seed if seed in seeds else seeds[0])]
+        found.setdefault(family, {})[model] = Outcomes.from_counts(rows["n"], rows["c"], rows["problem"])
     return found
 
 
 def summary(table: pd.DataFrame, ks: Sequence[int] = KS) -> pd.DataFrame:
-    """Pass@k by family and method: the mean over problems and seeds, and the mean number of distinct right answers."""
+    """Pass@k by family and model: the mean over problems and seeds, and the mean number of distinct right answers."""
     rows = []
-    for (family, method, seed), part in table.groupby(["family", "method", "seed"], sort=False):
+    for (family, model, seed), part in _labelled(table).groupby(["family", "model", "seed"], sort=False):
         values = Outcomes.from_counts(part["n"], part["c"]).pass_at_k(ks)["mean"]
         scores = {f"Pass@{k}": value for k, value in zip(ks, values, strict=True)}
-        rows.append({"family": family, "method": method, "seed": seed} | scores | {"distinct": part["distinct"].mean()})
-    grouped = pd.DataFrame(rows).groupby(["family", "method"], sort=False)
+        rows.append({"family": family, "model": model, "seed": seed} | scores | {"distinct": part["distinct"].mean()})
+    grouped = pd.DataFrame(rows).groupby(["family", "model"], sort=False)
     table = grouped.mean().drop(columns="seed").assign(seeds=grouped.size())
     return table.sort_index(level="family", sort_remaining=False, kind="stable")
+
+
+def _labelled(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with a column `model`, and families told apart where several domains or splits share a name."""
+    missing = set(COLUMNS) - set(table.columns)
+    if missing:
+        raise ValueError(f"an outcomes table needs the columns {COLUMNS}; missing: {sorted(missing)}")
+    strengths = table.groupby("method")["strength"].transform("nunique")
+    at = table["method"] + " at " + table["strength"].map("{:g}".format, na_action="ignore")
+    places = table["domain"] + "/" + table["split"]
+    many = places.nunique() > 1
+    family = places + "/" + table["family"] if many else table["family"]
+    return table.assign(model=table["method"].where(strengths <= 1, at), family=family)
 
 
 def solution_counts(policies: Mapping[str, Policy], task: Task, problem: Problem, samples: int = 512) -> pd.DataFrame:
@@ -118,12 +136,12 @@ def solution_counts(policies: Mapping[str, Policy], task: Task, problem: Problem
 
 def first_look(
     out: str | Path = FIRST_LOOK,
-    methods: Sequence[str] = ("grpo", "dph-js"),
+    methods: Sequence[str] = ("grpo", "grpo-exp", "dph-js"),
     steps: int = 60,
     seeds: Sequence[int] = (0, 1, 2),
     samples: int = 64,
 ) -> pd.DataFrame:
-    """Base model, GRPO and DPH-JS on the miniature: the comparison of notebook 06, over several seeds.
+    """Base model, GRPO, its control on D_exp alone, and DPH-JS on the miniature, over several seeds.
 
     Each run's outcomes are written when it ends; called again, what is there is read, and only the rest is run.
 
@@ -133,17 +151,20 @@ def first_look(
     policy, mini = models.load("tiny"), miniature()
     settings = {"steps": steps, "samples": samples, "methods": list(methods), "seeds": list(seeds)}
     folder = claim(out, {"kind": "first look", "weights": weights_digest(policy.model)} | settings)
-    parts = presampling.partition(presampling.sample(policy, mini.task, mini.train))
     frames = [_once(folder / "base.parquet", lambda: evaluate(policy, mini.task, mini.test, samples=samples))]
     for method in methods:
         for seed in seeds:
 
             def run(method=method, seed=seed):
-                done = training.train(policy, mini.task, mini.train, parts, method, steps, seed)
+                done = training.train(policy, mini.task, mini.train, _parts(policy, mini), method, steps, seed)
                 return evaluate(done.policy, mini.task, mini.test, method, done.strength, seed, samples)
 
             frames.append(_once(folder / f"{method}-seed{seed}.parquet", run))
     return pd.concat(frames, ignore_index=True)
+
+
+def _parts(policy: Policy, mini: Miniature) -> presampling.Partition:
+    return presampling.partition(presampling.sample(policy, mini.task, mini.train, progress=False))
 
 
 def _once(path: Path, compute) -> pd.DataFrame:
@@ -154,7 +175,9 @@ def _once(path: Path, compute) -> pd.DataFrame:
 
 def read_outcomes(folder: str | Path = FIRST_LOOK) -> pd.DataFrame:
     """All outcomes tables of a folder as one. Raises `FileNotFoundError` where there are none."""
-    paths = sorted(Path(folder).glob("*.parquet"), key=lambda path: (path.stem != "base", path.stem))
+    rank = {name: i for i, name in enumerate(["base", *METHODS])}
+    method = lambda path: path.stem.split("-seed")[0]
+    paths = sorted(Path(folder).glob("*.parquet"), key=lambda path: (rank.get(method(path), len(rank)), path.stem))
     if not paths:
         raise FileNotFoundError(
             f"no outcomes (*.parquet) in {folder}; run notebook 06, or `dphrl experiment first-look`"

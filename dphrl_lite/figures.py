@@ -14,6 +14,7 @@ from plotly.subplots import make_subplots
 
 from dphrl_lite import divergences, passk, toys
 from dphrl_lite.divergences import Divergence
+from dphrl_lite.errors import lookup
 from dphrl_lite.passk import Outcomes
 
 if "notebook" in pio.renderers.default:
@@ -74,7 +75,7 @@ def generators(names: Sequence[str]) -> go.Figure:
             figure.add_scatter(x=log_u.exp().numpy(), y=values.numpy(), row=1, col=col, **look)
     figure.update_xaxes(type="log", title_text="u = policy / reference", tickvals=[0.001, 0.01, 0.1, 1, 5])
     figure.update_yaxes(range=[-0.2, 5], title_text="nats", col=1)
-    figure.update_yaxes(range=[-2, 3], zeroline=True, title_text="nats", col=2)
+    figure.update_yaxes(range=[-2, 3], zeroline=True, title_text="df / d log u", col=2)
     return _styled(figure, 430)
 
 
@@ -108,12 +109,12 @@ def divergence_explorer(
     title += f"<span style='font-size:14px'>{best}; it {coverage(fit, target)}</span>"
     figure.update_annotations(font_size=14)
     legend = {"x": 0.99, "y": 0.98, "xanchor": "right", "bgcolor": "rgba(255,255,255,0.8)"}
-    return _styled(figure, 550, title, legend=legend, uirevision="keep").update_layout(margin_t=118)
+    return _styled(figure, 500, title, legend=legend, uirevision="keep").update_layout(margin_t=104)
 
 
 def coverage(fit: toys.Fit, target: toys.Modes) -> str:
-    """In words, how many modes of the target a fitted Gaussian covers: holds at least a tenth of its own mass at."""
-    held = (target.shares(toys.gaussian(fit.mean, fit.width)) >= 0.1).tolist()
+    """In words, how many modes of the target a fitted Gaussian covers: gives at least half of the mass they have."""
+    held = (target.shares(toys.gaussian(fit.mean, fit.width)) >= target.weights / 2).tolist()
     if all(held):
         return f"covers {'both' if target.count == 2 else f'all {target.count}'} modes"
     if sum(held) > 1:
@@ -135,7 +136,8 @@ def _generator_panels(figure: go.Figure, divergence: Divergence):
         for other in backdrop:
             line = {"color": _FAINT, "width": 1.5}
             look = {"line": line, "showlegend": False, "hovertemplate": f"{other.label}<extra></extra>"}
-            if row == 1 and other.name != divergence.name:
+            labelled = row == 1 or other.name == "forward_kl"
+            if labelled and other.name != divergence.name:
                 look |= {
                     "mode": "lines+text",
                     "textposition": "bottom right" if other.name == "js" else "top right",
@@ -153,7 +155,7 @@ def _generator_panels(figure: go.Figure, divergence: Divergence):
     figure.update_xaxes(type="log", range=[-2.2, 0.72], col=1, **ticks)
     figure.update_xaxes(title_text="u = policy / reference", row=2, col=1)
     figure.update_yaxes(range=[-0.15, 4.2], title_text="nats", row=1, col=1)
-    figure.update_yaxes(range=[-2, 3], title_text="nats", zeroline=True, row=2, col=1)
+    figure.update_yaxes(range=[-2, 3], title_text="df / d log u", zeroline=True, row=2, col=1)
 
 
 def _density_panel(figure: go.Figure, divergence: Divergence, target: toys.Modes, policy, fit: toys.Fit):
@@ -171,24 +173,26 @@ def _density_panel(figure: go.Figure, divergence: Divergence, target: toys.Modes
         hover = "x = %{x:.2f}: %{y:.3f}<extra></extra>"
         figure.add_scatter(x=x, y=y, name=name, line=line, hovertemplate=hover, row=1, col=2, **look)
     figure.update_xaxes(title_text="x", range=[-8, 8], row=1, col=2)
-    figure.update_yaxes(title_text="density", range=[0, 0.75], row=1, col=2)
+    figure.update_yaxes(title_text="density", range=[0, 1.05], row=1, col=2)
 
 
 def gallery(names: Sequence[str], target: toys.Modes) -> go.Figure:
-    """The best Gaussian under each named divergence, all over one target: covering against seeking at a glance."""
-    figure = go.Figure()
+    """The best Gaussian under each named divergence over one target, a panel each: covering against seeking at a glance."""
+    fits = [toys.best_fit(name, target=target) for name in names]
+    words = [f"{divergences.get(n).label}:<br>{coverage(f, target)}" for n, f in zip(names, fits, strict=True)]
+    figure = make_subplots(cols=len(names), subplot_titles=words, shared_yaxes=True, horizontal_spacing=0.02)
     x, step = toys.GRID.numpy(), (toys.GRID[1] - toys.GRID[0]).item()
     density = (target.density() / step).numpy()
-    look = {"fill": "tozeroy", "fillcolor": "rgba(0,0,0,0.10)", "line": {"color": _INK, "width": 2}}
-    figure.add_scatter(x=x, y=density, name="target", **look)
-    for i, name in enumerate(names):
-        fit = toys.best_fit(name, target=target)
-        line = {"color": color(name), "width": 3, "dash": _DASHES[i % len(_DASHES)]}
-        label = f"{divergences.get(name).label}: {coverage(fit, target)}"
-        figure.add_scatter(x=x, y=(toys.gaussian(fit.mean, fit.width) / step).numpy(), name=label, line=line)
-    figure.update_xaxes(title_text="x", range=[-8, 8])
-    figure.update_yaxes(title_text="density")
-    return _styled(figure, 420, "The Gaussian that each divergence likes best")
+    grey = {"fill": "tozeroy", "fillcolor": "rgba(0,0,0,0.10)", "line": {"color": _INK, "width": 1.5}}
+    for col, (name, fit) in enumerate(zip(names, fits, strict=True), start=1):
+        best = (toys.gaussian(fit.mean, fit.width) / step).numpy()
+        figure.add_scatter(x=x, y=density, name="target", showlegend=False, row=1, col=col, **grey)
+        line = {"color": color(name), "width": 3.5}
+        figure.add_scatter(x=x, y=best, name=divergences.get(name).label, showlegend=False, line=line, row=1, col=col)
+    figure.update_xaxes(title_text="x", range=[-6, 6])
+    figure.update_yaxes(title_text="density", col=1)
+    figure.update_annotations(font_size=14)
+    return _styled(figure, 340)
 
 
 def simplex(paths: Mapping[str, torch.Tensor], reference: torch.Tensor) -> go.Figure:
@@ -265,9 +269,9 @@ def partition_histogram(counts: pd.DataFrame, parts) -> go.Figure:
         figure.add_bar(x=np.arange(most + 1), y=height, name=label, marker_color=BUCKETS[name], hovertemplate=hover)
     figure.add_vline(x=threshold - 0.5, line={"color": _INK, "dash": "dash", "width": 2}, opacity=1)
     figure.add_annotation(
-        x=threshold - 0.4, y=1.04, yref="paper", text=f"threshold {threshold} →", showarrow=False, xanchor="left"
+        x=threshold - 0.6, y=1.06, yref="paper", text=f"threshold {threshold} →", showarrow=False, xanchor="right"
     )
-    figure.update_xaxes(title_text=f"correct of K = {most} reference samples", dtick=1)
+    figure.update_xaxes(title_text=f"correct of K = {most} reference samples", dtick=1, range=[-0.6, most + 0.6])
     figure.update_yaxes(title_text="problems")
     stored = int(correct[list(parts.perfect)].sum())
     title = f"{len(counts)} problems · {stored} correct reference answers to rehearse"
@@ -291,24 +295,21 @@ def training_dashboard(logs: Mapping[str, pd.DataFrame | Sequence[dict]]) -> go.
         logs: per run a log (`Run.log`, or `training.read_log(folder)`); a run named as a method gets its colour.
     """
     figure = make_subplots(rows=2, cols=2, subplot_titles=list(_PANELS.values()), vertical_spacing=0.17)
+    empty = dict.fromkeys(_PANELS, True)
     for name, log in logs.items():
         table = pd.DataFrame(log)
         for i, metric in enumerate(_PANELS):
             if metric not in table or table[metric].isna().all():
                 continue
-            line, place = {"color": color(name), "width": 2.5}, {"row": i // 2 + 1, "col": i % 2 + 1}
-            values = pd.to_numeric(table[metric])
-            hover = f"step %{{x}}: %{{y:.4f}}<extra>{name}</extra>"
-            figure.add_scatter(
-                x=table["step"],
-                y=values,
-                name=name,
-                legendgroup=name,
-                showlegend=i == 0,
-                line=line,
-                hovertemplate=hover,
-                **place,
-            )
+            empty[metric], look = False, {"name": name, "legendgroup": name, "showlegend": i == 0}
+            look |= {"line": {"color": color(name), "width": 2.5}, "row": i // 2 + 1, "col": i % 2 + 1}
+            look["hovertemplate"] = f"step %{{x}}: %{{y:.4f}}<extra>{name}</extra>"
+            figure.add_scatter(x=table["step"], y=pd.to_numeric(table[metric]), **look)
+    for i, metric in enumerate(_PANELS):
+        if empty[metric]:
+            words = "nothing logged yet" if i < 2 else "no run with a penalty yet"
+            place = {"row": i // 2 + 1, "col": i % 2 + 1}
+            figure.add_scatter(x=[0], y=[0], mode="text", text=[words], showlegend=False, hoverinfo="skip", **place)
     figure.update_xaxes(title_text="training step", row=2)
     figure.update_annotations(font_size=14)
     return _styled(
@@ -319,30 +320,33 @@ def training_dashboard(logs: Mapping[str, pd.DataFrame | Sequence[dict]]) -> go.
 # ---- Pass@k ----------------------------------------------------------------------------------------------------------
 
 
-def pass_at_k_curves(outcomes: Mapping[str, Outcomes], ks: Sequence[int], confidence: float = 0.95) -> go.Figure:
+def pass_at_k_curves(
+    outcomes: Mapping[str, Outcomes], ks: Sequence[int], confidence: float = 0.95, what: str = ""
+) -> go.Figure:
     """Pass@k against k (logarithmic) with bootstrap bands over problems, one colour per model.
 
     Args:
         outcomes: per model its `Outcomes`; the name "base" is black, methods have their colours.
         ks: where to evaluate.
         confidence: coverage of the bands.
+        what: the problems, for the title.
     """
-    figure = go.Figure()
-    for name, out in outcomes.items():
-        table, hue = out.pass_at_k(ks, confidence), color(name)
-        band = {"line": {"width": 0}, "legendgroup": name, "showlegend": False, "hoverinfo": "skip"}
-        figure.add_scatter(x=table["k"], y=table["high"], mode="lines", **band)
-        figure.add_scatter(x=table["k"], y=table["low"], mode="lines", fill="tonexty", fillcolor=_faded(hue), **band)
-        hover = f"Pass@%{{x}} = %{{y:.3f}}<extra>{name}</extra>"
-        look = {"mode": "lines+markers", "marker": {"size": 8}, "line": {"color": hue, "width": 3}, "legendgroup": name}
-        figure.add_scatter(x=table["k"], y=table["mean"], name=name, hovertemplate=hover, **look)
-    figure.update_xaxes(
-        title_text="k: answers one may submit", type="log", tickvals=list(ks), ticktext=list(map(str, ks))
-    )
-    figure.update_yaxes(title_text="Pass@k", tickformat=".0%")
+    figure, tables = go.Figure(), {name: out.pass_at_k(ks, confidence) for name, out in outcomes.items()}
+    for name, table in tables.items():  # bands first, so that none lies over a line
+        band = {"mode": "lines", "line": {"width": 0}, "legendgroup": name, "showlegend": False, "hoverinfo": "skip"}
+        figure.add_scatter(x=table["k"], y=table["high"], **band)
+        figure.add_scatter(x=table["k"], y=table["low"], fill="tonexty", fillcolor=_faded(color(name)), **band)
+    for name, table in tables.items():
+        look = {"mode": "lines+markers", "marker": {"size": 8}, "line": {"color": color(name), "width": 3}}
+        look["hovertemplate"] = f"Pass@%{{x}} = %{{y:.3f}}<extra>{name}</extra>"
+        figure.add_scatter(x=table["k"], y=table["mean"], name=name, legendgroup=name, **look)
+    words = list(map(str, ks))
+    figure.update_xaxes(title_text="k: answers one may submit", type="log", tickvals=list(ks), ticktext=words)
+    lowest = min(table["low"].min() for table in tables.values())
+    figure.update_yaxes(title_text="Pass@k", tickformat=".0%", range=[min(lowest, 0.8) - 0.03, 1.02])
     problems = len(next(iter(outcomes.values())))
-    title = f"Pass@k over {problems} held-out problems, {confidence:.0%} bands"
-    return _styled(figure, 460, title, legend={"x": 0.98, "y": 0.04, "xanchor": "right"}, uirevision="keep")
+    title = f"Pass@k{f' on {what}' if what else ''}: {problems} problems, {confidence:.0%} bands"
+    return _styled(figure, 400, title, legend={"x": 0.98, "y": 0.04, "xanchor": "right"}, uirevision="keep")
 
 
 def _faded(hue: str) -> str:
@@ -351,27 +355,28 @@ def _faded(hue: str) -> str:
 
 
 def keep_forget_gain(outcomes: Mapping[str, Outcomes], k: int, base: str = "base") -> go.Figure:
-    """Stacked bars: the share of problems kept, gained, forgotten and never solved with k samples, against `base`."""
-    hues = {"keep": "#009E73", "gain": "#56B4E9", "forget": "#D55E00", "never": "#C4C4C4"}
-    trained = {name: passk.compare(outcomes[base], out, k) for name, out in outcomes.items() if name != base}
+    """What training changed, against `base`: problems forgotten to the left, gained to the right, kept and never in words.
+
+    Raises:
+        ValueError: `outcomes` does not hold `base`, or a model has other problems.
+    """
+    untouched = lookup(outcomes, "model", base)
+    changes = {name: passk.compare(untouched, out, k) for name, out in outcomes.items() if name != base}
+    shares = {name: change / change.sum() for name, change in changes.items()}
+    names = [f"{name}<br>keeps {s['keep']:.1%}, never {s['never']:.1%}" for name, s in shares.items()]
     figure = go.Figure()
-    for part, hue in hues.items():
-        shares = [table[part] / table.sum() for table in trained.values()]
-        words = [f"{share:.1%}" if share >= 0.03 else "" for share in shares]
-        figure.add_bar(
-            y=list(trained),
-            x=shares,
-            name=part,
-            orientation="h",
-            marker_color=hue,
-            text=words,
-            textangle=0,
-            insidetextanchor="middle",
-        )
-    figure.update_xaxes(title_text="expected share of problems", tickformat=".0%", range=[0, 1])
-    title = f"What became of the problems, with k = {k} answers each"
+    for part, sign, hue in (("forget", -1, "#D55E00"), ("gain", 1, "#56B4E9")):
+        values = [share[part] for share in shares.values()]
+        words = [f"{value:.1%}" for value in values]
+        look = {"marker_color": hue, "text": words, "textposition": "outside", "cliponaxis": False}
+        figure.add_bar(y=names, x=[sign * value for value in values], name=part, orientation="h", **look)
+    most = max([0.02, *(abs(x) for bar in figure.data for x in bar.x)])
+    figure.update_xaxes(title_text="expected share of problems", tickformat=".0%", range=[-1.25 * most, 1.25 * most])
+    figure.add_vline(x=0, line={"color": _INK, "width": 1}, opacity=1)
+    title = f"Forgotten and gained with k = {k} answers each"
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
-    return _styled(figure, 190 + 60 * len(trained), title, barmode="stack", legend=legend)
+    figure = _styled(figure, 190 + 52 * len(changes), title, barmode="overlay", legend=legend)
+    return figure.update_layout(margin_l=200)
 
 
 def solution_bars(counts: pd.DataFrame, prompt: str) -> go.Figure:

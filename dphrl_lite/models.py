@@ -3,6 +3,7 @@ automatically is kept with its reason. Knows nothing of tasks, losses or samplin
 """
 
 import copy
+import json
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ import torch
 from dphrl_lite.errors import unknown
 
 _THREADS = torch.get_num_threads()
+TINY_PARAMETERS = 5_000_000  # below, a model is fastest on one thread of the CPU
 DATA = Path(__file__).resolve().parents[1] / "data"
 
 
@@ -56,6 +58,7 @@ class Policy:
     reasons: list[str] = field(default_factory=list)
     adapter: bool = False
     max_new_tokens: int = 1024
+    trained: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -161,31 +164,53 @@ def load(
     profile = PROFILES.get(name) or Profile(_source(name), "")
     profile = replace(profile, nf4=profile.nf4 or nf4, lora_rank=lora_rank or profile.lora_rank)
     chosen_device, chosen_dtype, reasons = choose_device()
-    if name == "tiny":
-        chosen_device, chosen_dtype = torch.device("cpu"), torch.float32
-        reasons = ["device cpu: so small a model is fastest there", "float32: log-probs exact to 1e-5"]
-        reasons.append(
-            "one thread: its matrices are too small to share, and busy neighbours would slow shared work down"
-        )
-    torch.set_num_threads(1 if name == "tiny" else _THREADS)
-    chosen_device = torch.device(device) if device else chosen_device
-    chosen_dtype = dtype or chosen_dtype
-    model, tokenizer = _from_pretrained(profile, chosen_device, chosen_dtype)
+    where = torch.device(device) if device else chosen_device
+    adapter = _adapter_base(profile.source)
+    loaded = replace(profile, source=adapter) if adapter else profile
+    model, tokenizer = _from_pretrained(loaded, where, dtype or chosen_dtype)
+    if model.num_parameters() < TINY_PARAMETERS and not profile.nf4:
+        reasons = _keep_small(model, device, dtype)
+    torch.set_num_threads(1 if model.num_parameters() < TINY_PARAMETERS else _THREADS)
     rank = profile.lora_rank or (16 if profile.nf4 else 0)
-    if rank:
+    if adapter:
+        model = _load_lora(model, profile)
+        reasons.append(f"LoRA adapter from {profile.source}: only it is trained")
+    elif rank:
         model = _add_lora(model, rank, profile.nf4)
         reasons.append(f"LoRA of rank {rank} on all linear layers: only the adapter is trained")
-    return Policy(model, tokenizer, name, reasons, adapter=rank > 0, max_new_tokens=profile.max_new_tokens)
+    longest = getattr(model.generation_config, "max_new_tokens", None) or profile.max_new_tokens
+    return Policy(model, tokenizer, name, reasons, adapter=bool(adapter or rank), max_new_tokens=longest)
+
+
+def _keep_small(model, device: str | None, dtype: torch.dtype | None) -> list[str]:
+    """Move a very small model to where it is fastest, unless told otherwise; the reasons."""
+    if device is None:
+        model.to("cpu")
+    if dtype is None:
+        model.float()
+    reasons = [f"device {device or 'cpu'}: " + ("as asked for" if device else "so small a model is fastest there")]
+    reasons.append(f"{dtype or 'float32'}: " + ("as asked for" if dtype else "log-probs exact to 1e-5"))
+    return [
+        *reasons,
+        "one thread: its matrices are too small to share, and busy neighbours would slow shared work down",
+    ]
+
+
+def _adapter_base(source: str) -> str | None:
+    """The base model that a PEFT folder names, None where `source` is no such folder."""
+    path = Path(source) / "adapter_config.json"
+    return json.loads(path.read_text())["base_model_name_or_path"] if path.is_file() else None
 
 
 def _source(name: str) -> str:
     """`name` if it can be a model: a folder that holds one, or a hub id."""
-    if (Path(name) / "config.json").is_file():
+    if any((Path(name) / config).is_file() for config in ("config.json", "adapter_config.json")):
         return name
     looks_like_a_path = Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_like_a_path:
         raise FileNotFoundError(
-            f"no model at {name!r}: expected a folder with config.json and weights, as save_pretrained writes"
+            f"no model at {name!r}: expected a folder with config.json (or adapter_config.json) and weights, "
+            "as save_pretrained writes"
         )
     if "/" in name:
         return name
@@ -241,6 +266,15 @@ def _add_lora(model, rank: int, quantised: bool):
     with torch.random.fork_rng():  # the same adapter at every start, or no run could be recognised and resumed
         torch.manual_seed(0)
         return get_peft_model(model, config)
+
+
+def _load_lora(model, profile: Profile):
+    _need("peft")
+    from peft import PeftModel, prepare_model_for_kbit_training
+
+    if profile.nf4:
+        model = prepare_model_for_kbit_training(model)
+    return PeftModel.from_pretrained(model, profile.source, is_trainable=True)
 
 
 def _need(package: str):

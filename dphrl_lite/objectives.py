@@ -69,8 +69,9 @@ class _Methods(Mapping):
             raise unknown("method", name, list(self))
         curvature = divergences.get(divergence).curvature
         strength = 1 / curvature if 0 < curvature < float("inf") else 1.0
-        summary = f"rehearsal of D_pef with f(u), {divergences.get(divergence).label}"
-        settings = {"penalty": "rehearsal_f", "divergence": divergence, "strength": round(strength, 3)}
+        label = "alpha" if divergence == "alpha" else divergences.get(divergence).label
+        summary = f"rehearsal of D_pef with f(u), {label}"
+        settings = {"penalty": "rehearsal_f", "divergence": divergence, "strength": float(f"{strength:.3g}")}
         return Method(name, "exploration", summary, **settings)
 
     def __iter__(self) -> Iterator[str]:
@@ -125,6 +126,8 @@ def clipped_loss(
         low, high: how far rho may move.
     """
     chosen = mask.bool()
+    if not chosen.any():
+        raise ValueError("the mask selects no token; pass at least one completion token")
     rho = torch.exp(logp[chosen] - logp_old[chosen])
     a = advantages[:, None].expand_as(mask)[chosen]
     loss = -torch.minimum(rho * a, rho.clamp(1 - low, 1 + high) * a).mean()
@@ -136,8 +139,12 @@ def rehearsal_loss(method: Method, logp: Tensor, logp_ref: Tensor, mask: Tensor,
     """L_pef of a method that rehearses: token mean of f(u), or of -log u for `sft`. Shapes as `Divergence.loss`."""
     if method.penalty == "rehearsal_ce":
         return -divergences.masked_log_ratio(logp, logp_ref, mask).mean().to(logp.dtype)
-    divergence = divergences.get(method.divergence, alpha=alpha if method.divergence == "alpha" else None)
-    return divergence.loss(logp, logp_ref, mask)
+    return rehearsal_divergence(method, alpha).loss(logp, logp_ref, mask)
+
+
+def rehearsal_divergence(method: Method, alpha: float | None = None) -> divergences.Divergence:
+    """The divergence of a DPH method; `alpha` counts for `dph-alpha` alone."""
+    return divergences.get(method.divergence, alpha=alpha if method.divergence == "alpha" else None)
 
 
 def reference_penalty(method: Method, logp: Tensor, logp_ref: Tensor, mask: Tensor) -> Tensor:

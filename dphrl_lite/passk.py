@@ -26,7 +26,7 @@ def pass_at_k(n, c, k) -> np.ndarray | float:
     Raises:
         ValueError: where k < 1, k > n, c > n, or a number is negative or not whole.
     """
-    n, c, k = np.broadcast_arrays(*(_whole(x, name) for x, name in ((n, "n"), (c, "c"), (k, "k"))))
+    n, c, k = np.broadcast_arrays(*(whole_numbers(x, name) for x, name in ((n, "n"), (c, "c"), (k, "k"))))
     if (c > n).any():
         raise ValueError(f"more correct than drawn: c = {c[c > n].flat[0]} of n = {n[c > n].flat[0]}; expected c <= n")
     if (k < 1).any() or (k > n).any():
@@ -41,9 +41,16 @@ def pass_at_k(n, c, k) -> np.ndarray | float:
     return (1.0 - none_correct)[()]
 
 
-def _whole(x, name: str) -> np.ndarray:
+def whole_numbers(x, name: str) -> np.ndarray:
+    """`x` as an integer array; `ValueError` for anything but finite whole numbers >= 0."""
     x = np.asarray(x)
-    if x.dtype == bool or not np.issubdtype(x.dtype, np.number) or not np.all(x == np.floor(x)) or (x < 0).any():
+    if (
+        x.dtype == bool
+        or not np.issubdtype(x.dtype, np.number)
+        or not np.isfinite(x).all()
+        or not np.all(x == np.floor(x))
+        or (x < 0).any()
+    ):
         raise ValueError(f"{name} must hold whole numbers >= 0; got {x!r}")
     return x.astype(np.int64)
 
@@ -61,7 +68,10 @@ class Outcomes:
     problem_ids: tuple | None
 
     def __init__(self, correct, problem_ids: Iterable | None = None):
-        correct = np.asarray(correct)
+        try:
+            correct = np.asarray(correct)
+        except ValueError:  # rows of different length
+            correct = np.empty(0)
         if correct.ndim != 2 or not np.isin(correct, (0, 1)).all():
             raise ValueError(
                 f"correct must be a bool array [problems, samples]; got shape {correct.shape} of {correct.dtype}. "
@@ -77,7 +87,10 @@ class Outcomes:
         return self
 
     def _fill(self, n, c, problem_ids):
-        n, c = np.broadcast_arrays(np.atleast_1d(_whole(n, "n")), np.atleast_1d(_whole(c, "c")))
+        n, c = np.atleast_1d(whole_numbers(n, "n")), np.atleast_1d(whole_numbers(c, "c"))
+        if len(n) not in (1, len(c)):
+            raise ValueError(f"n must be one number or one per problem; got {len(n)} numbers for {len(c)} problems")
+        n = np.broadcast_to(n, c.shape)
         ids = None if problem_ids is None else tuple(problem_ids)
         if len(c) == 0 or (n < 1).any():
             raise ValueError("outcomes need at least one problem, and at least one sample of each")
@@ -113,7 +126,11 @@ class Outcomes:
         Raises:
             ValueError: a problem has n < k and `drop_short` is off, or no problem is left.
         """
-        rows = [self._one_k(int(k), confidence, drop_short, resamples, seed) for k in np.atleast_1d(_whole(ks, "k"))]
+        if not 0 < confidence < 1 or resamples < 1:
+            raise ValueError(
+                f"need 0 < confidence < 1 (0.95 for 95 %) and resamples >= 1; got {confidence=}, {resamples=}"
+            )
+        rows = [self._one_k(int(k), confidence, drop_short, resamples, seed) for k in np.ravel(whole_numbers(ks, "k"))]
         return pd.DataFrame(rows, columns=["k", "mean", "low", "high", "problems", "dropped"])
 
     def _one_k(self, k, confidence, drop_short, resamples, seed):
@@ -133,7 +150,7 @@ class Outcomes:
     def cover_at(self, taus) -> np.ndarray | float:
         """Cover@tau: share of problems with c/n >= tau (arXiv 2510.08325); the shape of `taus`, each in [0, 1]."""
         taus = np.asarray(taus, dtype=float)
-        if ((taus < 0) | (taus > 1)).any():
+        if not ((taus >= 0) & (taus <= 1)).all():
             raise ValueError(f"tau is a share of correct samples, between 0 and 1; got {taus}")
         return (self.c / self.n >= taus[..., None]).mean(-1)[()]
 
@@ -158,6 +175,8 @@ def compare(base: Outcomes, trained: Outcomes, k: int) -> pd.Series:
     Raises:
         ValueError: the two do not hold the same problems, or k is larger than n.
     """
+    if np.ndim(k) != 0:
+        raise ValueError(f"compare takes one k at a time; got {k!r}")
     order = np.arange(len(trained))
     if base.problem_ids is not None and trained.problem_ids is not None:
         if set(base.problem_ids) != set(trained.problem_ids):

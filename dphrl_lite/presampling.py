@@ -13,21 +13,12 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from dphrl_lite.checkpoint import claim, digest, weights_digest, write_whole
-from dphrl_lite.sampling import Completion, generate
+from dphrl_lite.passk import whole_numbers
+from dphrl_lite.sampling import Completion, check_settings, generate
 from dphrl_lite.tasks import Problem, Task
 
-COLUMNS = [
-    "problem_id",
-    "prompt",
-    "sample",
-    "completion",
-    "token_ids",
-    "logp",
-    "logp_sampling",
-    "correct",
-    "distinct",
-    "reason",
-]
+COLUMNS = ["problem_id", "prompt", "sample", "completion", "token_ids", "logp", "logp_sampling", "correct"]
+COLUMNS += ["distinct", "reason"]
 
 
 def sample(
@@ -65,7 +56,6 @@ def sample(
         ValueError: no problems, duplicate ids, or a problem without an answer.
         OtherRunError: `out` holds another run; nothing is overwritten.
     """
-    check_problems(problems)
     settings = {
         "samples": samples,
         "temperature": temperature,
@@ -73,11 +63,7 @@ def sample(
         "max_new_tokens": max_new_tokens or policy.max_new_tokens,
         "seed": seed,
     }
-    folder = None
-    if out is not None:
-        identity = {"kind": "presampling", "task": task.name, "model": policy.name, "shard": problems_per_shard}
-        problem_hash = digest([asdict(p) for p in problems])
-        folder = claim(out, identity | settings | {"weights": weights_digest(policy.model), "problems": problem_hash})
+    folder = _claim(out, policy, task, problems, settings, problems_per_shard)
     shards = [problems[i : i + problems_per_shard] for i in range(0, len(problems), problems_per_shard)]
     bar = tqdm(total=len(problems), desc=f"sampling {samples} each", unit="problem", disable=not progress)
     frames = []
@@ -86,6 +72,21 @@ def sample(
         bar.update(len(shard))
     bar.close()
     return pd.concat(frames, ignore_index=True)
+
+
+def _claim(out, policy, task: Task, problems: Sequence[Problem], settings: dict, per_shard: int) -> Path | None:
+    """The run's folder, None without one. Whatever can be wrong is found before the folder is touched."""
+    check_problems(problems)
+    check_settings(**{name: value for name, value in settings.items() if name != "seed"})
+    if per_shard < 1:
+        raise ValueError(f"problems_per_shard must be at least 1; got {per_shard}")
+    for problem in problems:
+        policy.encode(problem.prompt)
+    if out is None:
+        return None
+    identity = {"kind": "presampling", "model": policy.name, "shard": per_shard} | task.identity()
+    problem_hash = digest([asdict(p) for p in problems])
+    return claim(out, identity | settings | {"weights": weights_digest(policy.model), "problems": problem_hash})
 
 
 def _shard(folder: Path | None, index: int, compute) -> pd.DataFrame:
@@ -194,13 +195,15 @@ def partition_counts(n, c, threshold: int = 6) -> Partition:
     Returns:
         A `Partition` whose ids are positions in `c` and whose rehearsal is empty, since counts hold no completions.
     """
-    n, c = np.broadcast_arrays(np.atleast_1d(n), np.atleast_1d(c))
-    if (c > n).any() or (c < 0).any():
+    n, c = np.broadcast_arrays(np.atleast_1d(whole_numbers(n, "n")), np.atleast_1d(whole_numbers(c, "c")))
+    if (c > n).any():
         raise ValueError("counts must satisfy 0 <= c <= n for every problem")
-    if threshold < 1 or (n < threshold).any():
+    if threshold < 1:
+        raise ValueError(f"threshold is a number of correct samples, at least 1; got {threshold}")
+    if (n < threshold).any():
         raise ValueError(
             f"threshold = {threshold} correct samples, but a problem has only K = {n.min()} samples; "
-            "choose 1 <= threshold <= K, or draw more samples"
+            "choose a threshold of at most K, or draw more samples"
         )
     masks = (c >= threshold, (c > 0) & (c < threshold), c == 0)
     buckets = [tuple(np.flatnonzero(mask).tolist()) for mask in masks]

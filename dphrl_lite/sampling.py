@@ -117,13 +117,9 @@ def generate(
         ValueError: settings out of range.
         FloatingPointError: the model's logits are not numbers, as after an update that was too large.
     """
-    possible = temperature >= 0 and training_temperature > 0 and 0 < top_p <= 1
-    if len(seeds) != len(prompts) or samples < 1 or max_new_tokens < 1 or not possible:
-        raise ValueError(
-            "generate needs one seed per prompt, samples >= 1, max_new_tokens >= 1, temperature >= 0, "
-            f"training_temperature > 0, 0 < top_p <= 1; got {len(seeds)} seeds for {len(prompts)} prompts, {samples=}, "
-            f"{max_new_tokens=}, {temperature=}, {training_temperature=}, {top_p=}"
-        )
+    check_settings(samples, max_new_tokens, temperature, top_p, training_temperature)
+    if len(seeds) != len(prompts):
+        raise ValueError(f"generate needs one seed per prompt; got {len(seeds)} seeds for {len(prompts)} prompts")
     policy.model.eval()
     at_once = max(1, max_rows // samples)
     found = []
@@ -133,6 +129,18 @@ def generate(
         drawer = _Drawer(temperature, top_p, training_temperature)
         found += _decode(policy, prompts[chunk], uniforms.flatten(0, 1), samples, drawer)
     return found
+
+
+def check_settings(
+    samples: int, max_new_tokens: int, temperature: float, top_p: float, training_temperature: float = 1.0
+):
+    """Raise `ValueError` for sampling settings out of range, before anything is computed or written."""
+    possible = temperature >= 0 and training_temperature > 0 and 0 < top_p <= 1
+    if samples < 1 or max_new_tokens < 1 or not possible:
+        raise ValueError(
+            "sampling needs samples >= 1, max_new_tokens >= 1, temperature >= 0, training_temperature > 0 and "
+            f"0 < top_p <= 1; got {samples=}, {max_new_tokens=}, {temperature=}, {training_temperature=}, {top_p=}"
+        )
 
 
 def _uniforms(seed: int, samples: int, length: int) -> Tensor:

@@ -9,6 +9,7 @@ How this differs from the paper (arXiv 2509.07430) and its release, and why:
 - `rkl` has the true reverse-KL gradient (k2). What GRPO code and the release call reverse KL is here `rkl-k3`.
 - pi_old is the log-prob stored while sampling; the release computes it again. In float32 they agree to 1e-5.
 - A minibatch holds whole groups, and its share of the rehearsal batch; both terms are token means over the minibatch.
+- Left out so far: `dph-js-definition`, which samples D_pef's prompts as well.
 - Learning rate constant, no warm-up, no entropy bonus, no value model, no KL in the reward.
 - Which problem comes when, and what is sampled for it, follows from the seed and the place in the data alone: a run that
   was killed goes on exactly, because there is no random state to lose.
@@ -31,7 +32,15 @@ from tqdm.auto import tqdm
 from dphrl_lite import checkpoint, divergences
 from dphrl_lite.errors import lookup
 from dphrl_lite.models import Policy
-from dphrl_lite.objectives import METHODS, Method, clipped_loss, group_advantages, reference_penalty, rehearsal_loss
+from dphrl_lite.objectives import (
+    METHODS,
+    Method,
+    clipped_loss,
+    group_advantages,
+    reference_penalty,
+    rehearsal_divergence,
+    rehearsal_loss,
+)
 from dphrl_lite.presampling import Partition, check_problems, seed_of
 from dphrl_lite.sampling import TokenBatch, collate, generate, pad, token_logps
 from dphrl_lite.tasks import Problem, Task
@@ -143,10 +152,15 @@ def train(
     for name in settings:
         lookup(TrainConfig.__dataclass_fields__, "setting of train()", name)
     config = TrainConfig(method=method, steps=steps, seed=seed, **settings)
+    if policy.adapter and policy.trained:
+        raise ValueError(
+            "this adapter has been trained already, and a run starts from a fresh one: load the policy again"
+        )
     trainer = _Trainer(policy, task, problems, parts, config)
     folder = None if out is None else checkpoint.claim(out, trainer.manifest())
     records = trainer.resume(folder)
     bar = tqdm(range(len(records), steps), initial=len(records), total=steps, desc=method, disable=not progress)
+    trainer.policy.trained = True
     for step in bar:
         records.append(trainer.step(step))
         bar.set_postfix(reward=f"{records[-1]['reward']:.2f}", entropy=f"{records[-1]['entropy']:.2f}")
@@ -164,18 +178,18 @@ class _Trainer:
         self.task, self.parts, self.config = task, parts, config
         _check(self.method, problems, parts, config)
         self.strength = self.method.strength if config.strength is None else config.strength
-        self.weights, self.start = checkpoint.weights_digest(policy.model), policy
+        self.weights = checkpoint.weights_digest(policy.model)
         by_id = {p.id: p for p in problems}
         chosen = [*parts.exploration, *(parts.unsolved if config.keep_unsolved else ())]
         chosen += parts.perfect if self.method.on_policy == "all" else ()
         self.problems = [by_id[i] for i in chosen]
         self.prompts = {p.id: policy.encode(p.prompt) for p in problems}
-        self.exploration, self.rehearsal = (
-            _Order(len(self.problems), config.seed, 0),
-            _Order(len(parts.rehearsal), config.seed, 1),
-        )
+        self.exploration = _Order(len(self.problems), config.seed, 0)
+        self.rehearsal = _Order(len(parts.rehearsal), config.seed, 1)
         self.reference = policy.reference() if self.method.needs_reference else nullcontext
         self.policy = policy.copy()
+        if self.method.rehearses:
+            self._check_origin()
         trainable = [p for p in self.policy.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
 
@@ -307,6 +321,19 @@ class _Trainer:
     def _rehearsal_size(self) -> int:
         return self.config.rehearsal_per_step if self.method.rehearses else 0
 
+    def _check_origin(self):
+        """Refuse rehearsal that another model wrote: at the start u = policy/reference must be 1."""
+        rows = [self.parts.rehearsal.iloc[i] for i in range(min(16, len(self.parts.rehearsal)))]
+        batch = self._batch([self.prompts[r.problem_id] for r in rows], [r.token_ids.tolist() for r in rows])
+        with torch.no_grad():
+            logp, _ = token_logps(self.policy.model.eval(), batch)
+        log_u = divergences.masked_log_ratio(logp, pad([r.logp.tolist() for r in rows], 0.0).to(logp), batch.mask)
+        if log_u.abs().mean() > 0.1:
+            raise ValueError(
+                f"these weights did not write the rehearsal samples: mean |log u| is {log_u.abs().mean():.2f} before the "
+                "first step, where it should be 0. Pre-sample this policy, or load the one that was pre-sampled"
+            )
+
     # ---- what is kept --------------------------------------------------------------------------------------------
 
     def manifest(self) -> dict:
@@ -315,7 +342,11 @@ class _Trainer:
         kept = {k: v for k, v in settings.items() if k not in ("steps", "checkpoint_every")}
         rehearsal = [ids.tolist() for ids in self.parts.rehearsal["token_ids"]]
         data = checkpoint.digest([dataclasses.asdict(p) for p in self.problems], rehearsal)
-        return {"kind": "training", "task": self.task.name, "weights": self.weights, "data": data} | kept
+        told = self.task.identity() | {"weights": self.weights, "data": data} | kept
+        if self.method.divergence:  # two divergences of one name are two runs
+            f = rehearsal_divergence(self.method, self.config.alpha).f
+            told["f"] = f(torch.tensor([-9.0, -1.0, 0.5, 2.0])).tolist()
+        return {"kind": "training"} | told
 
     def resume(self, folder: Path | None) -> list[dict]:
         """The records of the steps done so far, with policy, optimizer and data order as they were then."""
@@ -408,13 +439,14 @@ def _split(rows: list, pieces: int) -> list[list]:
 def _check(method: Method, problems: Sequence[Problem], parts: Partition, config: TrainConfig):
     """Refuse what cannot be trained on, before anything is written."""
     check_problems(problems)
-    counted = ("problems_per_step", "minibatches", "rehearsal_per_step", "microbatch", "checkpoint_every")
+    counted = ("steps", "problems_per_step", "minibatches", "rehearsal_per_step", "microbatch", "checkpoint_every")
     low = [name for name in counted if getattr(config, name) < 1]
     low += ["samples"] * (config.samples < 2) + ["temperature"] * (config.temperature <= 0)
+    low += [name for name in ("seed", "strength", "max_refills") if (getattr(config, name) or 0) < 0]
     if low:
         raise ValueError(
-            f"{low[0]} = {getattr(config, low[0])} is too low: counts start at 1, temperature above 0, and an advantage "
-            "needs samples >= 2 to compare"
+            f"{low[0]} = {getattr(config, low[0])} is too low: counts start at 1, temperature above 0, seed, strength and "
+            "max_refills at 0, and an advantage needs samples >= 2 to compare"
         )
     known = {p.id for p in problems}
     missing = [i for bucket in (parts.perfect, parts.exploration, parts.unsolved) for i in bucket if i not in known]
@@ -441,11 +473,14 @@ def _check_rehearsal(method: Method, parts: Partition, config: TrainConfig):
             "lower the threshold, draw more samples, or add easier problems"
         )
     pairs = zip(parts.rehearsal["logp"], parts.rehearsal["logp_sampling"], strict=True)
-    differ = [not np.allclose(a, b, atol=1e-4) for a, b in pairs]
-    warped = config.temperature != 1  # pre-sampling stores logp at temperature 1
-    if (any(differ) or warped) and not config.allow_mismatch:
+    differ = np.mean([not np.allclose(a, b, atol=1e-4) for a, b in pairs])
+    reasons = []
+    if differ > 0:
+        reasons.append(f"{differ:.0%} of the rehearsal samples were drawn with another temperature or top-p than 1")
+    if config.temperature != 1:
+        reasons.append(f"training is at temperature {config.temperature:g}, the stored log-probs are at 1")
+    if reasons and not config.allow_mismatch:
         raise ValueError(
-            f"{np.mean(differ):.0%} of the rehearsal samples were drawn with a temperature or top-p that differs from the "
-            f"training distribution, and training is at temperature {config.temperature:g}; either biases "
-            "u = policy/reference. Pre-sample with temperature 1 and top_p 1 and train at 1, or pass allow_mismatch=True"
+            f"{' and '.join(reasons)}, which biases u = policy/reference. Pre-sample with temperature 1 and top_p 1 and "
+            "train at 1, or pass allow_mismatch=True"
         )

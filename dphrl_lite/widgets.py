@@ -151,7 +151,7 @@ def divergence_explorer(name: str = "js") -> Live:
         "name": dropdown,
         "alpha": _alpha_slider(dropdown),
         "mean": _slider("policy mean", 0.5, -6, 6, 0.1),
-        "width": _slider("policy width", 1, 0.3, 4, 0.1),
+        "width": _slider("policy width", 1, 0.4, 4, 0.1),
         "count": ipywidgets.Dropdown(options=[2, 3], description="modes", style=_WIDE),
         "distance": _slider("mode distance", 4, 0, 6, 0.25),
         "weight": _slider("left mode's mass", 0.5, 0.05, 0.95, 0.05),
@@ -239,7 +239,8 @@ def pass_at_k_explorer(outcomes: Mapping[str, Mapping[str, Outcomes]], base: str
 
     def build(family, k, confidence):
         models = outcomes[family]
-        return figures.pass_at_k_curves(models, ks, confidence), figures.keep_forget_gain(models, k, base)
+        curves = figures.pass_at_k_curves(models, ks, confidence, what=family)
+        return curves, figures.keep_forget_gain(models, k, base)
 
     return Live(controls, build)
 

@@ -136,3 +136,8 @@ def test_missing_data_comes_with_the_command_that_remakes_it():
     assert verdict.reasons == ("data/tiny is missing; python data/make_tiny.py",)
     lines = doctor.describe_verdicts([verdict])
     assert lines[1].split()[0] == "no"
+
+
+def test_a_mistake_gets_a_sentence_and_status_2(capsys):
+    assert cli.main(["experiment", "first-look", "--steps", "5"]) == 2  # the shipped folder holds 60 steps
+    assert "steps: there 60, asked for 5" in capsys.readouterr().err

@@ -67,6 +67,25 @@ def test_pearson_continues_by_its_tangent():
     assert pearson.force(torch.tensor(70.0)).item() == pytest.approx(slope40, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", divergences.names())
+@pytest.mark.parametrize("edge", [39.9999, 40.0, MAX_LOG_U])
+def test_value_and_gradient_hold_at_the_edges_themselves(name, edge):
+    if name == "pearson_chi2" and edge == MAX_LOG_U:
+        return  # bent before; its tangent is tested above
+    logp = torch.tensor([[edge]], dtype=torch.float64, requires_grad=True)
+    loss = divergences.get(name).loss(logp, torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1))
+    (gradient,) = torch.autograd.grad(loss, logp)
+    u, f = mpmath.exp(mpmath.mpf(edge)), in_u(name, 0.5)
+    assert loss.item() == pytest.approx(float(f(u)), rel=1e-9)
+    assert gradient.item() == pytest.approx(float(u * mpmath.diff(f, u, h=u * mpmath.mpf(10) ** -40)), rel=1e-9)
+
+
+def test_exact_does_not_bend():
+    p, q = torch.tensor([0.5, 0.5], dtype=torch.float64), torch.tensor([1e-30, 1.0], dtype=torch.float64)
+    expected = 1e-30 * (0.5 / 1e-30 - 1) ** 2 + 0.25
+    assert divergences.get("pearson_chi2").exact(p, q / q.sum()).item() == pytest.approx(expected)
+
+
 def test_the_negative_side_is_never_clamped():
     far = torch.tensor([-50.0, -120.0, -5000.0])
     assert torch.equal(divergences.get("forward_kl").force(far), -torch.ones(3))
@@ -183,6 +202,13 @@ def test_loss_stays_finite_far_out(name, d):
     assert torch.isfinite(logp.grad).all()
 
 
+def test_arrays_and_infinities_are_taken():
+    js, forward = divergences.get("js"), divergences.get("forward_kl")
+    assert js.f(np.array([0.0, -np.inf, np.inf])).tolist() == [0.0, pytest.approx(math.log(2)), math.inf]
+    assert forward.force(-3.0).item() == pytest.approx(math.expm1(-3))
+    assert js.loss(np.zeros((1, 2)), np.zeros((1, 2)), np.ones((1, 2))).item() == 0
+
+
 def test_bounded_share_counts_only_large_positive_log_u():
     assert divergences.bounded_share(torch.tensor([-500.0, 0.0, MAX_LOG_U, MAX_LOG_U + 1])) == 0.25
 
@@ -234,6 +260,9 @@ def test_a_registered_divergence_is_made_canonical_and_found(registry):
     (lambda d: -(d**2), "not convex"),
     (lambda d: torch.log(d), "not finite"),
     (lambda d: torch.tensor(0.0), "differentiable"),
+    (lambda d: 0 * d, "0 everywhere"),
+    (lambda d: np.exp(d) - 1, "elementwise torch function"),
+    (lambda d: -d if d < 0 else d, "elementwise torch function"),
 ])  # fmt: skip
 def test_what_is_no_divergence_is_refused_with_the_reason(registry, f, message):
     with pytest.raises(ValueError, match=message):
@@ -242,5 +271,9 @@ def test_what_is_no_divergence_is_refused_with_the_reason(registry, f, message):
 
 
 def test_built_in_names_are_kept(registry):
-    with pytest.raises(ValueError, match="built-in"):
-        registry(Divergence(name="js", f=lambda d: -d))
+    for name in ("js", "f"):  # "dph-f" is forward KL
+        with pytest.raises(ValueError, match="built-in"):
+            registry(Divergence(name=name, f=lambda d: -d))
+    for name in ("", "two words", 3):
+        with pytest.raises(ValueError, match="name of letters"):
+            registry(Divergence(name=name, f=lambda d: -d))

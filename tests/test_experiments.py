@@ -40,6 +40,19 @@ def test_by_family_picks_one_seed_and_keeps_problem_names(table):
         experiments.by_family(table.drop(columns="n"))
 
 
+def test_strengths_and_domains_are_told_apart(table):
+    weak, strong = (table.assign(method="dph-js", strength=s, seed=1, c=c) for s, c in ((0.5, 2), (2.0, 8)))
+    outcomes = experiments.by_family(pd.concat([table, weak, strong]))
+    assert set(outcomes["cd3"]) == {"base", "dph-js at 0.5", "dph-js at 2"}
+    rows = experiments.summary(pd.concat([table, weak, strong]), ks=[1])["Pass@1"]
+    assert rows["cd3", "dph-js at 0.5"] == 0.25
+    assert rows["cd3", "dph-js at 2"] == 1
+    both = experiments.by_family(pd.concat([table, table.assign(split="validation")]))
+    assert "countdown/test/cd3" in both
+    with pytest.raises(ValueError, match="no run of 'base' has seed 9"):
+        experiments.by_family(pd.concat([table, table.assign(seed=1)]), seed=9)
+
+
 def test_summary_averages_over_problems_and_seeds(table):
     trained = [table.assign(method="grpo", seed=seed, n=8, c=c) for seed, c in ((1, 0), (2, 4))]
     row = experiments.summary(pd.concat(trained), ks=[1]).loc[("cd3", "grpo")]
@@ -52,10 +65,10 @@ def test_first_look_runs_resumes_and_refuses_other_settings(tmp_path, monkeypatc
     monkeypatch.setattr(experiments, "miniature", lambda: small)
     settings = {"out": tmp_path / "look", "steps": 1, "seeds": [0], "samples": 4}
     table = experiments.first_look(**settings)
-    assert set(table["method"]) == {"base", "grpo", "dph-js"}
+    assert table["method"].unique().tolist() == ["base", "grpo", "grpo-exp", "dph-js"]
     monkeypatch.setattr(experiments.training, "train", None)  # nothing may be trained again
     assert experiments.first_look(**settings).equals(table)
-    assert experiments.read_outcomes(tmp_path / "look")["method"].tolist()[0] == "base"
+    assert experiments.read_outcomes(tmp_path / "look").equals(table)
     with pytest.raises(OtherRunError, match="steps"):
         experiments.first_look(**settings | {"steps": 2})
     with pytest.raises(FileNotFoundError, match="no outcomes"):
@@ -74,5 +87,5 @@ def test_the_shipped_outcomes_show_the_robust_facts():
     for family in ("cd3", "cd4"):
         at_64, at_1 = table.loc[family, "Pass@64"], table.loc[family, "Pass@1"]
         assert at_64["grpo"] < at_64["base"]
-        assert at_64["dph-js"] > at_64["grpo"]
+        assert at_64["dph-js"] > max(at_64["grpo"], at_64["grpo-exp"])
         assert min(at_1["grpo"], at_1["dph-js"]) > at_1["base"]

@@ -59,7 +59,8 @@ def test_training_dashboard_leaves_out_what_a_method_does_not_log():
     figure = figures.training_dashboard({"grpo": log, "dph-js": log.assign(penalty=[0.0, 0.1], log_u_mean=[0.0, -0.1])})
     assert sum(t.name == "grpo" for t in figure.data) == 2
     assert sum(t.name == "dph-js" for t in figure.data) == 4
-    assert len(figures.training_dashboard({}).data) == 0
+    words = [t.text[0] for t in figures.training_dashboard({"grpo": log}).data if t.text]
+    assert words == ["no run with a penalty yet"] * 2
 
 
 def test_pass_at_k_curves_show_means_and_bands():
@@ -70,16 +71,22 @@ def test_pass_at_k_curves_show_means_and_bands():
     assert any(np.allclose(t.y, table["low"]) for t in figure.data)
 
 
-def test_keep_forget_gain_adds_up_to_all_problems():
+def test_forgotten_and_gained_problems():
     base, trained = Outcomes.from_counts(4, [4, 4, 0, 1]), Outcomes.from_counts(4, [4, 0, 3, 1])
-    figure = figures.keep_forget_gain({"base": base, "grpo": trained}, k=2)
-    assert sum(t.x[0] for t in figure.data) == pytest.approx(1)
-    assert traces(figure)["forget"].x[0] == pytest.approx(passk.compare(base, trained, 2)["forget"] / 4)
+    shown = traces(figures.keep_forget_gain({"base": base, "grpo": trained}, k=2))
+    change = passk.compare(base, trained, 2) / 4
+    assert shown["forget"].x[0] == pytest.approx(-change["forget"])
+    assert shown["gain"].x[0] == pytest.approx(change["gain"])
+    assert shown["gain"].y[0] == f"grpo<br>keeps {change['keep']:.1%}, never {change['never']:.1%}"
+    with pytest.raises(ValueError, match="unknown model 'base'"):
+        figures.keep_forget_gain({"grpo": trained}, k=2)
 
 
 def test_gallery_names_who_covers():
-    names = [t.name for t in figures.gallery(["forward_kl", "reverse_kl"], toys.Modes(weight=0.3)).data]
-    assert names[1:] == ["forward KL: covers both modes", "reverse KL: seeks the right mode"]
+    figure = figures.gallery(["forward_kl", "reverse_kl"], toys.Modes(weight=0.3))
+    words = [annotation.text for annotation in figure.layout.annotations]
+    assert words == ["forward KL:<br>covers both modes", "reverse KL:<br>seeks the right mode"]
+    assert [t.name for t in figure.data] == ["target", "forward KL", "target", "reverse KL"]
 
 
 def test_coverage_in_words():

@@ -314,3 +314,24 @@ def test_the_learning_rate_warms_up_and_ends_at_zero(make_tiny, monkeypatch):
     assert make_tiny.schedule(99) == make_tiny.schedule(100) == 1
     assert make_tiny.schedule(550) == pytest.approx(0.5)
     assert make_tiny.schedule(1000) == pytest.approx(0)
+
+
+def test_what_is_saved_is_loaded_as_it_was(tiny, tmp_path):
+    tiny.save(tmp_path / "full")
+    again = models.load(tmp_path / "full")
+    assert (again.max_new_tokens, again.device.type, torch.get_num_threads()) == (tiny.max_new_tokens, "cpu", 1)
+
+
+def test_an_adapter_folder_is_loaded_with_its_base(tmp_path):
+    pytest.importorskip("peft")
+    policy = models.load(models.PROFILES["tiny"].source, lora_rank=4)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05)
+    policy.save(tmp_path)
+    again = models.load(tmp_path)
+    ids = torch.tensor([policy.encode("make 17 =")])
+    assert again.adapter
+    assert torch.allclose(again.model(ids).logits, policy.model(ids).logits, atol=1e-6)
+    assert any(p.requires_grad for p in again.model.parameters())

@@ -306,3 +306,8 @@ def test_a_method_of_ones_own_is_one_row():
     assert mine.rehearses
     assert not mine.needs_reference
     assert rehearsal_loss(mine, torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1)) == 0
+
+
+def test_a_steep_divergence_keeps_a_strength(registry):
+    registry(Divergence(name="steep", f=lambda d: 3000 * d.expm1() ** 2))
+    assert METHODS["dph-steep"].strength == pytest.approx(1 / 6000, rel=1e-2)

@@ -116,6 +116,10 @@ def test_compare_matches_problems_by_id():
     lambda: Outcomes.from_counts([2, 2], [3, 0]),
     lambda: Outcomes.from_counts(0, [0]),
     lambda: Outcomes(np.zeros((2, 2), bool), problem_ids=["a", "a"]),
+    lambda: Outcomes([[True], [True, False]]),
+    lambda: Outcomes.from_counts([2, 2], [1, 1, 1]),
+    lambda: Outcomes.from_counts(2, [1]).pass_at_k(1, confidence=95),
+    lambda: Outcomes.from_counts(np.inf, [1]),
 ])  # fmt: skip
 def test_bad_outcomes_are_refused(make):
     with pytest.raises(ValueError, match=r"must|need|more correct"):

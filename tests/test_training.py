@@ -388,6 +388,24 @@ def test_training_at_another_temperature_than_the_stored_logps_is_a_mismatch(tra
     assert len(train("grpo", temperature=0.7, steps=1).log) == 1
 
 
+def test_rehearsal_that_another_model_wrote_is_refused(train, tiny, tmp_path):
+    other = tiny.copy()
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(ValueError, match="did not write the rehearsal samples"):
+        train(policy=other, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_redefined_divergence_is_another_run(train, registry, tmp_path):
+    registry(Divergence(name="mine", f=lambda d: d.expm1() ** 2 / 2))
+    train(method="dph-mine", out=tmp_path)
+    registry(Divergence(name="mine", f=lambda d: 4 * (d / 2).expm1() ** 2))
+    with pytest.raises(OtherRunError, match="f: there"):
+        train(method="dph-mine", out=tmp_path, strength=0.5)
+
+
 def test_unknown_names_list_the_valid_ones(train, tmp_path):
     with pytest.raises(ValueError, match="dapo, dph-alpha, dph-f"):
         train("dph-jss", out=tmp_path / "run")
@@ -398,7 +416,8 @@ def test_unknown_names_list_the_valid_ones(train, tmp_path):
 
 
 @pytest.mark.parametrize("settings", [
-    {"samples": 1}, {"temperature": 0.0}, {"minibatches": 0}, {"problems_per_step": 0}, {"microbatch": 0},
+    {"samples": 1}, {"temperature": 0.0}, {"steps": -1}, {"seed": -1}, {"strength": -1.0}, {"max_refills": -1},
+    {"minibatches": 0}, {"problems_per_step": 0}, {"microbatch": 0},
 ])  # fmt: skip
 def test_settings_that_cannot_be_are_refused(train, tmp_path, settings):
     ((name, value),) = settings.items()
@@ -455,3 +474,5 @@ def test_an_adapter_trains_and_resumes_while_its_base_stays(train, tmp_path):
     same(run, train("rkl", policy=start(), **config))
     assert all(torch.equal(dict(run.policy.model.named_parameters())[name], p) for name, p in base.items())
     assert run.log["penalty"].iloc[-1] > 0  # the reference is the base, not the adapter
+    with pytest.raises(ValueError, match="trained already"):  # it would start from the end of the first run
+        train("dph-js", policy=run.policy, **config)

@@ -95,12 +95,12 @@ def test_pass_at_k_explorer_follows_every_control():
 
 def test_training_dashboard_reads_the_logs_as_they_grow(tmp_path):
     dashboard = widgets.TrainingDashboard({"grpo": tmp_path / "grpo", "dph-js": tmp_path / "js"}, seconds=0)
-    assert len(dashboard.figures[0].data) == 0
+    assert {t.name for t in dashboard.figures[0].data} == {None}
     (tmp_path / "grpo").mkdir()
     record = {"step": 1, "reward": 0.2, "entropy": 0.5, "penalty": None, "log_u_mean": None}
     (tmp_path / "grpo" / "log.jsonl").write_text(json.dumps(record) + "\n")
     dashboard.follow(record)
-    assert {t.name for t in dashboard.figures[0].data} == {"grpo"}
+    assert {t.name for t in dashboard.figures[0].data} == {None, "grpo"}
     patient = widgets.TrainingDashboard({"grpo": tmp_path / "grpo"}, seconds=3600)
     before = patient.figures[0]
     patient.follow(record)

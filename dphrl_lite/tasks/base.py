@@ -43,7 +43,11 @@ class Task:
                 f"problem {problem.id!r} has no answer, so nothing can be verified against it; "
                 f"a {self.name} problem needs one: fill in `answer` or drop the problem"
             )
-        return self.check(problem, completion)
+        return self.check(problem, "" if completion is None else str(completion))
+
+    def identity(self) -> dict:
+        """The task's name, and the settings that decide a verdict: they tell one run from another in manifests."""
+        return {"task": self.name}
 
     def check(self, problem: Problem, completion: str) -> Verdict:
         """Judge a completion of a problem that is known to have an answer."""

@@ -34,6 +34,10 @@ class Math(Task):
         self.time_limit = time_limit
         self._worker = _Worker()
 
+    def identity(self) -> dict:
+        """Name and time limit."""
+        return super().identity() | {"time_limit": self.time_limit}
+
     def check(self, problem: Problem, completion: str) -> Verdict:
         """Compare the final answer in `completion` with the gold answer; `ValueError` if that cannot be parsed."""
         text = completion[-MAX_CHARACTERS:]

@@ -123,7 +123,7 @@ def _rows(source, split: str | None) -> tuple[Iterator[dict], str]:
 # Local files are read without `datasets`: it gives all rows of a file one schema, which puts a None into every `meta`
 # for each key that some other row has, guesses types in CSV ("007" becomes 7), and copies each file into a cache.
 def _json_rows(path: Path) -> Iterator[dict]:
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
     try:
         whole = text.lstrip().startswith("[")
         yield from json.loads(text) if whole else (json.loads(line) for line in text.split("\n") if line.strip())
@@ -134,7 +134,7 @@ def _json_rows(path: Path) -> Iterator[dict]:
 
 
 def _csv_rows(path: Path) -> Iterator[dict]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         yield from csv.DictReader(file)
 
 

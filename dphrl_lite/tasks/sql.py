@@ -69,7 +69,7 @@ class Sql(Task):
 
     name = "sql"
 
-    def __init__(self, databases, comparison="bag", time_limit=5.0, row_limit=10_000):
+    def __init__(self, databases=None, comparison="bag", time_limit=5.0, row_limit=10_000):
         """Set up a verifier for the databases in one folder.
 
         `databases` is a folder that holds `<db_id>.sqlite` or `<db_id>/<db_id>.sqlite`. `comparison="bag"` is Spider's
@@ -77,6 +77,8 @@ class Sql(Task):
         ORDER BY. `"set"` is BIRD's rule: equal sets of rows, columns as they stand. `time_limit` is in seconds for each
         query. Raises `FileNotFoundError` for a missing folder, `UnknownNameError` for an unknown comparison.
         """
+        if databases is None:
+            raise ValueError("the sql task needs its databases: get('sql', databases='data/sql/databases')")
         self.databases = Path(databases)
         if not self.databases.is_dir():
             raise FileNotFoundError(
@@ -87,6 +89,11 @@ class Sql(Task):
             raise unknown("comparison", comparison, _COMPARISONS)
         self.comparison, self.time_limit, self.row_limit = comparison, float(time_limit), int(row_limit)
         self._gold: dict[tuple[str, str], tuple[int, Rows]] = {}
+
+    def identity(self) -> dict:
+        """Name, databases and rules."""
+        rules = {"comparison": self.comparison, "time_limit": self.time_limit, "row_limit": self.row_limit}
+        return super().identity() | {"databases": self.databases.name} | rules
 
     def check(self, problem: Problem, completion: str) -> Verdict:
         """Run the query in `completion` and compare its rows with the gold query's.
