@@ -73,7 +73,7 @@ $(INSTALLED): $(TORCH_DONE) pyproject.toml constraints.txt
 
 lab: $(INSTALLED) ## open JupyterLab on the first notebook
 	@echo "JupyterLab starts; Ctrl-C here ends it."
-	@exec $(RUN) -m jupyterlab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" exec $(RUN) -m jupyterlab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
 	  --port=$(PORT) --log-level=ERROR --LabApp.log_level=ERROR \
 	  $(if $(filter 0,$(BROWSER)),--no-browser) $(if $(filter 0,$(shell id -u)),--allow-root)
 

@@ -117,7 +117,7 @@ def _labelled(table: pd.DataFrame) -> pd.DataFrame:
     if missing:
         raise ValueError(f"an outcomes table needs the columns {COLUMNS}; missing: {sorted(missing)}")
     strengths = table.groupby("method")["strength"].transform("nunique")
-    at = table["method"] + " at " + table["strength"].map("{:g}".format, na_action="ignore")
+    at = table["method"] + " at " + table["strength"].map(lambda strength: "" if pd.isna(strength) else f"{strength:g}")
     places = table["domain"] + "/" + table["split"]
     many = places.nunique() > 1
     family = places + "/" + table["family"] if many else table["family"]

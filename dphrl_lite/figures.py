@@ -53,7 +53,7 @@ def _styled(figure: go.Figure, height: int, title: str = "", **layout) -> go.Fig
         height=height,
         title={"text": title, "x": 0, "xanchor": "left", "xref": "paper", "font": {"size": 17}},
         font={"size": 14, "color": _INK},
-        margin={"l": 70, "r": 24, "t": 90, "b": 56},
+        margin={"l": 70, "r": 24, "t": 90 if title else 64, "b": 56},
         hoverlabel={"font": {"size": 13}},
         **layout,
     )
