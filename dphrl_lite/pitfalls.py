@@ -31,7 +31,7 @@ def restricted(probs: Tensor, keep: Tensor) -> Tensor:
 def pull(gradient: Tensor, world: World, on: Tensor) -> float:
     """How fast a small step against `gradient` raises log p(on), `on` a bool mask over sequences `[S]`; negative: lowers it."""
     inside = restricted(world.p, on)
-    return -(inside @ world.scores.sum(1) @ gradient).item()
+    return 0.0 - (inside @ world.scores.sum(1) @ gradient).item()
 
 
 def filtering(
