@@ -119,7 +119,7 @@ def test_token_by_token_the_naive_definition_cancels_only_where_both_visit_prefi
     naive = gradient("js-naive", TWO, "token")
     assert naive[:4].abs().max() < 1e-14  # the first token: one prompt, visited by both
     assert naive[4:].abs().max() > 1e-3
-    assert cosine(naive, true_gradient("js", TWO)) < 0.5  # and what is left leads nowhere
+    assert abs(cosine(naive, true_gradient("js", TWO))) < 0.1  # and what is left leads nowhere
     right = gradient("js-definition", TWO, "token")
     assert close(right, true_gradient("js", TWO, "policy") / 2)
 
@@ -244,6 +244,8 @@ def test_the_numbers_that_notebook_02_speaks_of():
     assert near.idxmax() == "k1: log u"
     plain, canonical = (expected(estimators.get(n), ONE).std for n in ("plain", "forward_kl"))
     assert plain > 3 * canonical
+    token, whole = (expected(estimators.get("js"), TWO, level).std for level in ("token", "sequence"))
+    assert token < 0.75 * whole
     bars = estimators.error_bars(ONE, estimators.usual("js"), "reverse_kl", 64)
     k1, zero = bars.loc["k1: log u"], bars.loc["JS definition, naive"]
     assert np.isnan(k1["cos reverse_kl"])
