@@ -175,7 +175,8 @@ def compare(
         got, target = expected(estimator, world, level), divergences.get(estimator.value_of)
         truth = estimator.scale * exact(world, target)[0]
         row = {"samples": estimator.samples, "estimates": _half(estimator) + target.label, "exact": truth}
-        row |= {"bias": got.value - truth, "std": got.std}
+        bias = got.value - truth
+        row |= {"bias": bias if abs(bias) > _ZERO else 0.0, "std": got.std}
         gradients = {n: estimator.scale * exact(world, divergences.get(n))[1] for n in against}
         row |= {f"cos {n}": cosine(got.gradient, g) for n, g in gradients.items()}
         row |= {f"error {n}": relative_error(got.gradient, g) for n, g in gradients.items()}
@@ -198,7 +199,7 @@ def _follows(gradient: Tensor, estimator: Estimator, world: World) -> str:
         for name in dict.fromkeys((*USUAL, estimator.value_of)):
             divergence = divergences.get(name)
             if relative_error(gradient, estimator.scale * exact(world, divergence, prefixes)[1]) < _SAME:
-                where = f", per token at the {prefixes}'s prefixes" if prefixes else ""
+                where = f", per token at {prefixes} prefixes" if prefixes else ""
                 return _half(estimator) + divergence.label + where
     return "none of these"
 

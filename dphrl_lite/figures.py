@@ -19,6 +19,9 @@ from dphrl_lite.passk import Outcomes
 
 if "notebook" in pio.renderers.default:
     pio.renderers.default = "plotly_mimetype"  # JupyterLab holds plotly: send a figure's data, not 4.5 MB of JavaScript
+pio.templates.default = (
+    "simple_white"  # a default costs nothing; named in each figure it would take 10 ms of every redraw
+)
 
 # Okabe and Ito's palette: distinguishable with the common colour-vision deficiencies, and in print.
 COLORS = {
@@ -48,7 +51,6 @@ def color(name: str) -> str:
 
 def _styled(figure: go.Figure, height: int, title: str = "", **layout) -> go.Figure:
     figure.update_layout(
-        template="simple_white",
         height=height,
         title={"text": title, "x": 0, "xanchor": "left", "xref": "paper", "font": {"size": 17}},
         font={"size": 14, "color": _INK},
@@ -360,9 +362,9 @@ def estimator_bars(table: pd.DataFrame, target: str, samples: int) -> go.Figure:
     figure = go.Figure({"data": traces, "layout": _bar_axes(list(table.index), divergences.get(target).label)})
     title = f"Estimates from {samples} samples<br><span style='font-size:14px'>"
     title += "dot and bar: mean ± standard deviation of 100 estimates; colour: whose gradient, in expectation</span>"
-    legend = {"orientation": "h", "x": 0, "y": -0.16, "yanchor": "top"}
-    styled = _styled(figure, 230 + 34 * len(table), title, legend=legend, uirevision="keep")
-    styled.layout.margin.update(l=190, t=80, b=110)
+    legend = {"orientation": "h", "x": 0, "y": -60 / (34 * len(table) + 50), "yanchor": "top"}
+    styled = _styled(figure, 250 + 34 * len(table), title, legend=legend, uirevision="keep")
+    styled.layout.margin.update(l=180, t=80, b=120)
     return styled
 
 
@@ -370,41 +372,44 @@ def _bar_axes(rows: list[str], target: str) -> dict:
     """Two panels over one list of rows, as one layout: made in one go it is drawn in half the time, and a slider feels that."""
     x, y = {"zeroline": True, "zerolinecolor": _FAINT}, {"categoryorder": "array", "categoryarray": rows[::-1]}
     y |= {"ticks": "", "showline": False, "range": [-0.6, len(rows) - 0.4]}
-    cosine = {"text": f"cosine of the gradient with the exact one of {target}"}
+    title = lambda words: {"text": words, "font": {"size": 14}}
+    cosine = title(f"cosine with the gradient of {target}")
     return {
-        "xaxis": {"domain": [0, 0.485], "title": {"text": "value (nats)"}, "rangemode": "tozero", **x},
-        "xaxis2": {"domain": [0.515, 1], "title": cosine, "range": [-1.05, 1.08], "anchor": "y2", **x},
+        "xaxis": {"domain": [0, 0.44], "title": title("value (nats)"), "rangemode": "tozero", **x},
+        "xaxis2": {"domain": [0.47, 1], "title": cosine, "range": [-1.05, 1.08], "anchor": "y2", **x},
         "yaxis": y,
         "yaxis2": {"anchor": "x2", "matches": "y", "showticklabels": False, **y},
     }
 
 
 _TABLE_COLUMNS = {
-    "estimator": 165,
-    "samples of": 85,
-    "value estimates": 135,
-    "exact": 65,
-    "bias": 65,
-    "std of one": 85,
-    "cosine": 70,
-    "gradient follows exactly": 330,
+    "estimator": 160,
+    "samples": 80,
+    "value estimates": 145,
+    "exact": 60,
+    "bias": 60,
+    "std": 60,
+    "cosine": 65,
+    "gradient follows exactly": 320,
 }
 
 
 def estimator_table(table: pd.DataFrame, target: str) -> go.Figure:
     """The rows of `estimators.compare` against `target` as a table: expectations by enumeration, not from samples."""
     numbers = lambda column: [f"{x:.3f}".replace("-0.000", "0.000").replace("nan", "–") for x in table[column]]
-    cells = [list(table.index), table["samples"], table["estimates"], numbers("exact"), numbers("bias"), numbers("std")]
+    estimates = table["estimates"].str.replace("½ ", "½\u00a0")
+    cells = [list(table.index), table["samples"], estimates, numbers("exact"), numbers("bias"), numbers("std")]
     cells += [numbers(f"cos {target}"), table["follows"]]
     align = ["left"] * 3 + ["right"] * 4 + ["left"]
     inks = [_INK] * 7 + [[_followed_color(follows) for follows in table["follows"]]]
     look = {"align": align, "line": {"color": "#DDDDDD"}}
     head = {"values": [f"<b>{w}</b>" for w in _TABLE_COLUMNS], "fill": {"color": "#EEEEEE"}, "height": 28, **look}
-    body = {"values": cells, "fill": {"color": "white"}, "height": 26, "font": {"color": inks}, **look}
-    words = f"In expectation, by enumeration; nats; cosine with the exact gradient of {divergences.get(target).label}"
+    body = {"values": cells, "fill": {"color": "white"}, "height": 26, "font": {"color": inks, "size": 12}, **look}
+    label, wrapped = divergences.get(target).label, (table["follows"].str.len() > 42).sum()
+    words = f"By enumeration: value in nats, std of one sample, cosine with the gradient of {label}"
     layout = {
         "template": None,
-        "height": 84 + 27 * len(table),
+        "height": 84 + 27 * len(table) + 14 * int(wrapped),
         "font": {"size": 13, "color": _INK},
         "title": {"text": words, "x": 0, "xref": "paper", "y": 0.98, "yanchor": "top", "font": {"size": 14}},
         "margin": {"l": 10, "r": 10, "t": 34, "b": 8},
@@ -460,6 +465,7 @@ def clamp_curves(shown: Sequence[Estimator], log_u: float = -12.0, steps: int = 
         ("solid", "dash", "dot", "solid"),
         (7, 4, 3, 3),
     )
+    stuck = 0
     for i, estimator in enumerate(shown):
         whole = divergences.get(estimator.name).label == estimator.label.removeprefix("f(u): ")
         hue = color(estimator.name) if whole else ("#D55E00", "#2F4B7C")[i % 2]
@@ -469,6 +475,9 @@ def clamp_curves(shown: Sequence[Estimator], log_u: float = -12.0, steps: int = 
         hover = "%{x:.3g}: %{y:.3f}<extra></extra>"
         figure.add_scatter(x=x.numpy(), y=pull.numpy(), hovertemplate=hover, row=1, col=1, **look)
         figure.add_scatter(y=path, showlegend=False, hovertemplate=hover, row=1, col=2, **look)
+        stuck += path[-1] < log_u + 1
+    words = f"{stuck} of {len(shown)} stay where they are"
+    figure.add_annotation(x=steps / 2, y=log_u, yshift=14, text=words, showarrow=False, row=1, col=2)
     figure.add_vline(x=log_u, line={"color": _FAINT, "dash": "dot", "width": 2}, row=1, col=1)
     figure.update_xaxes(title_text="log u (nats)", row=1, col=1)
     figure.update_xaxes(title_text="step of gradient descent", row=1, col=2)

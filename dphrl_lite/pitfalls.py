@@ -98,7 +98,8 @@ def mismatch(world: World, settings: Sequence[tuple[float, float]]) -> pd.DataFr
 def clamped(name: str, low: float = -np.inf, most: float = np.inf) -> Estimator:
     """A divergence's estimator with log u kept above `low` and f below `most`, as careful code likes to do."""
     right, f = estimators.get(name), divergences.get(name).f
-    label = right.label + (f", log u ≥ {low:g}" if low > -np.inf else "") + (f", f ≤ {most:g}" if most < np.inf else "")
+    label = right.label + (f", log u ≥ {low:g}".replace("-", "−") if low > -np.inf else "")
+    label += f", f ≤ {most:g}" if most < np.inf else ""
     return replace(right, label=label, on_reference=lambda p, q: f((p - q).clamp(min=low)).clamp(max=most))
 
 

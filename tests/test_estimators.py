@@ -172,9 +172,9 @@ def test_compare_names_what_each_estimator_follows():
     assert follows["k3: 1/u − 1 + log u"] == follows["plain: −log u"] == "forward KL"
     assert follows["JS definition, right"] == "½ Jensen-Shannon"
     follows = estimators.compare(TWO, estimators.names(), level="token")["follows"]
-    assert follows["k2: (log u)²/2"] == "reverse KL, per token at the policy's prefixes"
+    assert follows["k2: (log u)²/2"] == "reverse KL, per token at policy prefixes"
     assert follows["f(u): forward KL"] == "forward KL"
-    assert follows["f(u): Jensen-Shannon"] == "Jensen-Shannon, per token at the reference's prefixes"
+    assert follows["f(u): Jensen-Shannon"] == "Jensen-Shannon, per token at reference prefixes"
     assert follows["JS definition, naive"] == "none of these"
 
 

@@ -120,7 +120,7 @@ def test_estimator_lab_says_what_is_followed():
     table = lambda: dict(zip(*(lab.figures[1].data[0].cells.values[i] for i in (0, 7)), strict=True))
     assert table()["k2: (log u)²/2"] == "reverse KL"
     lab.controls["world"].value, lab.controls["level"].value = "two-token", "token"
-    assert table()["k2: (log u)²/2"] == "reverse KL, per token at the policy's prefixes"
+    assert table()["k2: (log u)²/2"] == "reverse KL, per token at policy prefixes"
 
 
 def test_a_registered_divergence_joins_the_estimator_lab():
