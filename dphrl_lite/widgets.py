@@ -18,7 +18,7 @@ import torch
 import traitlets
 from plotly.offline import get_plotlyjs
 
-from dphrl_lite import divergences, figures, presampling, toys, training
+from dphrl_lite import divergences, estimators, figures, presampling, toys, training, worlds
 from dphrl_lite.passk import Outcomes
 
 _WIDE = {"description_width": "120px"}
@@ -274,3 +274,34 @@ class TrainingDashboard(Live):
         """Read the logs and draw them."""
         super().redraw()
         self._drawn = time.monotonic()
+
+
+def estimator_lab(target: str = "forward_kl") -> Live:
+    """Estimators of a divergence from few samples or many: their values, and which gradient they follow as a loss."""
+    options = [(divergences.get(n).label, n) for n in divergences.names()]
+    sums = [("of the whole sequence", "sequence"), ("token by token", "token")]
+    sizes = [4**i for i in range(1, 7)]
+    controls = {
+        "target": ipywidgets.Dropdown(options=options, value=target, description="Divergence", style=_WIDE),
+        "world": ipywidgets.Dropdown(
+            options=[("categorical, 6 outcomes", "categorical"), ("two-token language model", "two-token")],
+            description="World",
+            style=_WIDE,
+        ),
+        "level": ipywidgets.Dropdown(options=sums, description="log u", style=_WIDE),
+        "distance": _slider("distance", 1.0, 0.1, 3.0, 0.1),
+        "samples": ipywidgets.SelectionSlider(options=sizes, value=64, description="samples", style=_WIDE),
+    }
+    live = Live(controls, _estimator_figures)
+
+    def follow(_change=None):
+        controls["level"].disabled = controls["world"].value == "categorical"
+
+    controls["world"].observe(follow, names="value")
+    follow()
+    return live
+
+
+def _estimator_figures(target, world, level, distance, samples) -> tuple[go.Figure, go.Figure]:
+    table = estimators.error_bars(worlds.example(world, distance), estimators.usual(target), target, samples, level)
+    return figures.estimator_bars(table, target, samples), figures.estimator_table(table, target)

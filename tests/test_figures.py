@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from dphrl_lite import divergences, figures, passk, presampling, toys
+from dphrl_lite import divergences, estimators, figures, passk, pitfalls, presampling, toys, worlds
 from dphrl_lite.objectives import METHODS
 from dphrl_lite.passk import Outcomes
 
@@ -122,3 +122,50 @@ def test_mass_map_shows_the_optimum():
 def test_solution_bars():
     figure = figures.solution_bars(pd.DataFrame({"base": [3, 1], "grpo": [9, 0]}, index=["+1+2", "+1*3"]), "cd")
     assert traces(figure)["grpo"].y.tolist() == [9, 0]
+
+
+def test_estimator_bars_show_estimates_and_exact_values():
+    table = estimators.error_bars(worlds.example("two-token"), estimators.usual("js"), "js", 64, "token")
+    figure = figures.estimator_bars(table, "js", 64)
+    dots = [t for t in figure.data if t.name != "exact"]
+    for axis, column in (("x", "value"), ("x2", "cosine")):
+        shown = {row: x for t in dots if t.xaxis == axis for row, x in zip(t.y, t.x, strict=True)}
+        bars = {row: s for t in dots if t.xaxis == axis for row, s in zip(t.y, t.error_x.array, strict=True)}
+        assert shown == pytest.approx(table[column].to_dict())
+        assert bars == pytest.approx(table[f"{column} std"].to_dict())
+    values, cosines = (t for t in figure.data if t.name == "exact")
+    assert np.allclose(values.x, table["exact"])
+    assert np.allclose(cosines.x, table["cos js"], equal_nan=True)
+    hues = {t.name: t.marker.color for t in dots}
+    assert hues["follows reverse KL"] == figures.color("reverse_kl")
+    assert hues["follows nothing: it is zero"] not in figures.COLORS.values()
+
+
+def test_estimator_table_holds_a_row_per_estimator():
+    table = estimators.compare(worlds.example(), estimators.names(), ["forward_kl"])
+    cells = figures.estimator_table(table, "forward_kl").data[0].cells.values
+    assert list(cells[0]) == list(table.index)
+    assert cells[3][0] == f"{table['exact'].iloc[0]:.3f}"
+    assert cells[6][0] == "–"  # k1's gradient is zero and has no direction
+    assert "-0.000" not in str(cells)
+
+
+def test_filtering_curves_show_the_table():
+    correct = torch.tensor([True, True, False, False, True, False])
+    table = pitfalls.filtering(worlds.example(), correct, [-1, 0, 1])
+    shown = traces(figures.filtering_curves(table))
+    kept = table[table["samples"] == "correct only"]
+    assert np.allclose(shown["correct reference samples only"].y, kept["E[u]"])
+    assert np.allclose(shown["plain −log u"].y, kept["plain"])
+    assert np.allclose(shown["f(u), Jensen-Shannon"].y, kept["js"])
+
+
+def test_clamp_curves_show_force_and_recovery():
+    shown = [estimators.get("forward_kl"), pitfalls.clamped("forward_kl", low=-5)]
+    figure = figures.clamp_curves(shown, steps=30)
+    force, path, clamped, dead = figure.data
+    assert np.allclose(force.y, np.expm1(force.x))
+    assert path.y[0] == -12
+    assert path.y[-1] > -5 > dead.y[-1]
+    assert np.all(np.asarray(clamped.y)[np.asarray(clamped.x) < -5] == 0)
+    assert force.line.color == figures.color("forward_kl") != clamped.line.color

@@ -107,3 +107,35 @@ def test_training_dashboard_reads_the_logs_as_they_grow(tmp_path):
     assert patient.figures[0] is before
     patient.redraw()
     assert patient.figures[0] is not before
+
+
+def test_estimator_lab_follows_every_control():
+    lab = widgets.estimator_lab()
+    assert lab.controls["level"].disabled  # one token: its sum is itself
+    for name in divergences.names():
+        if name != lab.controls["target"].value:
+            assert change(lab, "target", name), name
+    assert change(lab, "world", "two-token")
+    assert not lab.controls["level"].disabled
+    for control, value in {"level": "token", "distance": 2.0, "samples": 1024}.items():
+        assert change(lab, control, value), control
+
+
+def test_estimator_lab_says_what_is_followed():
+    lab = widgets.estimator_lab("reverse_kl")
+    table = lambda: dict(zip(*(lab.figures[1].data[0].cells.values[i] for i in (0, 7)), strict=True))
+    assert table()["k2: (log u)²/2"] == "reverse KL"
+    lab.controls["world"].value, lab.controls["level"].value = "two-token", "token"
+    assert table()["k2: (log u)²/2"] == "reverse KL, per token at policy prefixes"
+
+
+def test_a_registered_divergence_joins_the_estimator_lab():
+    divergences.register(divergences.Divergence("mine", lambda d: (d / 2).expm1() ** 2, label="my own"))
+    try:
+        lab = widgets.estimator_lab()
+        assert change(lab, "target", "mine")
+        cells = lab.figures[1].data[0].cells.values
+        assert cells[0][-1] == "f(u): my own"
+        assert cells[7][-1] == "my own"
+    finally:
+        del divergences._REGISTRY["mine"]

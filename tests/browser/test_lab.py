@@ -3,6 +3,7 @@
 import pytest
 
 LABELLED = '.widget-dropdown:has(.widget-label:text-is("Divergence"))'
+SLIDER = '.widget-hslider:has(.widget-label:text-is("distance"))'
 # what the figures draw, with plotly's packed arrays as they were sent
 DATA = "cell => JSON.stringify([...cell.querySelectorAll('.js-plotly-plot')].map(figure => figure.data))"
 CHANGED = f"([cell, before]) => cell.querySelector('.js-plotly-plot .main-svg') && ({DATA})(cell) !== before"
@@ -39,6 +40,25 @@ def test_divergence_explorer_redraws_when_another_divergence_is_chosen(notebook)
     choose_another(cell.locator(f"{LABELLED} select"))
     wait_for_change(notebook, cell, before)
     notebook.picture("divergence_explorer", cell.locator(".jp-Cell-outputWrapper"))
+
+    assert notebook.widget_errors() == []
+    assert notebook.watch.outside == [], "the page asked other machines; everything has to work offline"
+    assert notebook.watch.errors == [], "errors in the browser's console"
+
+
+def test_estimator_lab_redraws_while_the_distance_is_moved(notebook):
+    notebook.open("02_estimators.ipynb")
+    notebook.run_all()
+    assert notebook.cell_errors() == []
+    assert notebook.cells_not_run() == []
+
+    cell = notebook.scroll_to(f".jp-Cell:has({SLIDER})")
+    cell.locator(".js-plotly-plot .main-svg").first.wait_for()
+    before = cell.evaluate(DATA)
+
+    cell.locator(f"{SLIDER} .noUi-handle").press("ArrowRight")
+    wait_for_change(notebook, cell, before)
+    notebook.picture("estimator_lab", cell.locator(".jp-Cell-outputWrapper"))
 
     assert notebook.widget_errors() == []
     assert notebook.watch.outside == [], "the page asked other machines; everything has to work offline"
