@@ -1,14 +1,13 @@
 """Collapse in miniature: bandits with many right answers, on which RL with verifiable rewards is computed, not estimated.
 
-A context is a problem, an answer one way to reply to it; what each policy does to every answer is known exactly. Float64,
-all contexts at once, one Python loop over steps. No language model, and no sampling unless finite groups are asked for.
-
-The policy of context c is softmax(start[c] + features[c] @ W): W is what training moves, and two contexts with overlapping
-features move each other. Features that do not overlap are the tabular case. The closed forms are derived in `optimum`.
+A context is a problem, an answer one way to reply. The policy of context c is softmax(start[c] + features[c] @ W): training
+moves W, and two contexts with overlapping features move each other; without overlap nothing is shared (the tabular case).
+Float64, all contexts at once, one Python loop over steps. No language model; sampling only where groups are asked for.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,8 +16,7 @@ from dphrl_lite.divergences import Divergence
 from dphrl_lite.errors import lookup
 from dphrl_lite.objectives import group_advantages
 
-OBJECTIVES = ("reward", "grpo")
-REHEARSALS = ("all", "perfect")
+OBJECTIVES, REHEARSALS, DIRECTIONS = ("reward", "grpo"), ("all", "perfect"), ("reverse_kl", "forward_kl")
 _LARGEST_MOVE = 1.0  # of a logit in one step; where the flow is steeper, its clock runs slower
 
 
@@ -83,19 +81,16 @@ def make(contexts: int = 32, answers: int = 64, sharing: float = 0.9, held_out: 
     context from Normal(0.5, 2). Every context has a right and a wrong answer. The last `held_out` contexts are not trained.
 
     Args:
-        contexts, answers, held_out: C, A, and how many contexts are held out.
+        contexts, answers, held_out, seed: C, A, how many contexts are held out, and the seed of all that is drawn.
         sharing: s in [0, 1]; the gradients g[c] of the trained contexts move the logits of a trained context by
             (1 - s) g[c] + s mean(g), those of a held-out one by s mean(g). 0 is tabular, 1 one policy change for all.
-        seed: of everything that is drawn.
     """
     if not 0 <= sharing <= 1:
         raise ValueError(f"sharing lies between 0 (tabular) and 1 (one change for all contexts); got {sharing}")
     if answers < 2 or not 0 <= held_out < contexts:
-        got = f"{answers} answers and {held_out} of {contexts} contexts held out"
-        raise ValueError(f"a bandit needs 2 answers or more and 1 trained context or more; got {got}")
+        raise ValueError(f"expected answers >= 2, contexts > held_out >= 0; got {answers}, {contexts}, {held_out}")
     draw = torch.Generator().manual_seed(seed)
-    normal = lambda *shape: torch.randn(*shape, generator=draw, dtype=torch.float64)
-    uniform = lambda *shape: torch.rand(*shape, generator=draw, dtype=torch.float64)
+    normal, uniform = (partial(new, generator=draw, dtype=torch.float64) for new in (torch.randn, torch.rand))
     works = 1 - uniform(answers) ** (1 / 3)  # Beta(1, 3) by its inverse distribution function
     correct = uniform(contexts, answers) < works
     pick = torch.rand(contexts, answers, generator=draw).argsort(-1)[:, :2]
@@ -125,6 +120,10 @@ class Flow:
         values = pass_at_k(self.p_correct(), k)
         return (values if contexts is None else values[..., contexts]).mean(-1)
 
+    def at_strength(self, i: int) -> "Flow":
+        """The path at the i-th of several strengths."""
+        return replace(self, time=self.time[:, i], probs=self.probs[:, i])
+
 
 def pass_at_k(p_correct: Tensor, k: int) -> Tensor:
     """Exact Pass@k = 1 - (1 - P)^k, elementwise: the chance that k independent answers hold a right one."""
@@ -140,8 +139,7 @@ def entropy(p: Tensor) -> Tensor:
 
 def effective_correct(p: Tensor, correct: Tensor) -> Tensor:
     """How many right answers the policy spreads over: exp(entropy of p given that it is right) `[...]`, from 1 up."""
-    right = p * correct
-    return entropy(right / right.sum(-1, keepdim=True).clamp(min=1e-300)).exp()
+    return entropy(p * correct / (p * correct).sum(-1, keepdim=True).clamp(min=1e-300)).exp()
 
 
 def living_correct(p: Tensor, correct: Tensor, floor: float = 1e-3) -> Tensor:
@@ -173,18 +171,16 @@ def flow(
     always exact; the objective's is exact with `groups=None`, else the mean over so many sampled answers per context.
 
     Args:
-        objective: "reward", the expected reward; or "grpo", the same divided by the standard deviation of the reward,
-            whose flow on 0/1 rewards ascends 2 arcsin sqrt(P(correct)).
+        objective: "reward", the expected reward; or "grpo", its gradient divided by the standard deviation of the reward,
+            which on 0/1 rewards ascends 2 arcsin sqrt(P(correct)).
         divergence: of the policy from the reference; None for no penalty.
         strength: eta or beta; several are trained side by side (the path then has a dimension S).
-        steps, step_size: a step that would move a logit by more than 1 is shortened for all contexts alike: the same path,
-            a slower clock.
+        steps, step_size: a step that would move a logit by more than 1 is shortened for all contexts: a slower clock.
         groups: answers sampled per context and step, 2 or more; None for exact gradients.
         rehearse: "all": RL and penalty on every trained context, the penalty over all answers of the reference.
             "perfect": the hybrid split. RL on D_exp only, penalty on D_pef only, over the reference's right answers.
         threshold: start solve rate from which a context counts as D_pef.
-        seed: of the groups.
-        frames: how many moments are recorded, first and last included.
+        seed, frames: of the groups; how many moments are recorded, first and last included.
 
     Raises:
         ValueError: an unknown name, a negative strength, groups of fewer than 2, or no step.
@@ -247,10 +243,9 @@ def optimum(q: Tensor, reward: Tensor, beta: float, direction: str) -> Tensor:
 
     Args:
         q, reward: the reference, positive, and any real numbers `[..., A]`.
-        beta: strength of the penalty, positive.
-        direction: "reverse_kl" or "forward_kl".
+        beta, direction: strength of the penalty, positive; "reverse_kl" or "forward_kl".
     """
-    lookup(dict.fromkeys(("reverse_kl", "forward_kl")), "direction", direction)
+    lookup(dict.fromkeys(DIRECTIONS), "direction", direction)
     q, reward = (torch.as_tensor(x, dtype=torch.float64) for x in (q, reward))
     if not beta > 0 or not (q > 0).all():
         raise ValueError(f"beta and every entry of q must be positive; got beta = {beta} and min q = {q.min():.3g}")
@@ -268,19 +263,16 @@ def optimum(q: Tensor, reward: Tensor, beta: float, direction: str) -> Tensor:
 
 def _split(bandit: Bandit, rehearse: str, threshold: float) -> tuple[Tensor, Tensor]:
     """Which contexts RL explores, bool `[C]`, and the weight of each answer in the penalty `[C, A]`."""
-    q = bandit.reference
     if rehearse == "all":
-        return bandit.trained, q * bandit.trained[:, None]
-    perfect = bandit.perfect(threshold)
-    right = q * bandit.correct
+        return bandit.trained, bandit.reference * bandit.trained[:, None]
+    perfect, right = bandit.perfect(threshold), bandit.reference * bandit.correct
     return bandit.trained & ~perfect, right / right.sum(-1, keepdim=True).clamp(min=1e-300) * perfect[:, None]
 
 
 def _check(objective, rehearse, strength, steps, step_size, groups):
     lookup(dict.fromkeys(OBJECTIVES), "objective", objective)
     lookup(dict.fromkeys(REHEARSALS), "rehearsal", rehearse)
-    strengths = torch.as_tensor(strength, dtype=torch.float64)
-    if strengths.ndim > 1 or not (strengths >= 0).all():
+    if (strengths := torch.as_tensor(strength)).ndim > 1 or not (strengths >= 0).all():
         raise ValueError(f"strength is a number >= 0 or a list of such; got {strength}")
     if steps < 1 or not step_size > 0:
         raise ValueError(f"expected 1 step or more of a positive size; got {steps} of size {step_size}")

@@ -101,3 +101,32 @@ def test_training_dashboard_reads_the_logs_as_they_grow(tmp_path):
     assert patient.figures[0] is before
     patient.redraw()
     assert patient.figures[0] is not before
+
+
+def test_collapse_lab_follows_every_control():
+    lab = widgets.collapse_lab()
+    for control, value in {"strength": 0.5, "name": "reverse_kl", "k": 8, "groups": 16, "rehearse": "perfect"}.items():
+        assert change(lab, control, value), control
+    for sharing in (0.5, 1.0, 0.0):
+        assert change(lab, "sharing", sharing), sharing
+
+
+def test_collapse_lab_shows_that_tabular_pass_at_k_cannot_fall():
+    lab = widgets.collapse_lab()
+    lab.controls["sharing"].value = 0.0
+    for groups in (None, 4):
+        lab.controls["groups"].value = groups
+        for line in (t for t in lab.figures[0].data if t.stackgroup is None):
+            assert np.diff(line.y).min() >= -1e-12
+
+
+def test_every_divergence_runs_in_the_collapse_lab_and_a_registered_one_joins():
+    divergences.register(divergences.Divergence("mine", lambda d: (d / 2).expm1() ** 2, label="my own"))
+    try:
+        lab = widgets.collapse_lab()
+        lab.controls["strength"].value = 5.0
+        for name in (*divergences.names()[::-1],):
+            assert name == lab.controls["name"].value or change(lab, "name", name), name
+            assert all(np.isfinite(trace.y).all() for trace in lab.figures[0].data), name
+    finally:
+        del divergences._REGISTRY["mine"]
