@@ -362,10 +362,10 @@ def pass_over_time(paths: Mapping[str, bandits.Flow], ks: Sequence[int] = (1, 8,
     figure.update_xaxes(title_text="time")
     figure.update_yaxes(title_text="Pass@k, exact", tickformat=".0%", range=[0, 1.03], col=1)
     figure.update_annotations(font_size=14)
-    return _styled(figure, 430, "Mean over contexts", margin_b=90, legend=_BELOW)
+    return _styled(figure, 430, "Mean over contexts", margin_b=100, legend=_BELOW)
 
 
-_BELOW = {"orientation": "h", "y": -0.22, "x": 0}
+_BELOW = {"orientation": "h", "yref": "container", "y": 0.02, "yanchor": "bottom", "x": 0}
 
 
 def _pass_lines(figure: go.Figure, name: str, path: bandits.Flow, ks: Sequence[int], contexts, **place):
@@ -403,7 +403,7 @@ def optima(q, reward, betas: Sequence[float], title: str = "") -> go.Figure:
     figure.update_yaxes(range=[0, 1.05], tickformat=".0%", col=1)
     figure.update_yaxes(range=[0, 1.15 * int(right.sum())], col=2)
     figure.update_annotations(font_size=14)
-    return _styled(figure, 400, title, margin_b=90, legend=_BELOW)
+    return _styled(figure, 400, title, margin_b=100, legend=_BELOW)
 
 
 def strength_front(sweeps: Mapping[str, bandits.Flow], k: int = 64, equal: int = 8) -> go.Figure:
@@ -478,8 +478,8 @@ def collapse_lab(path: bandits.Flow, name: str, k: int, context: int) -> go.Figu
     for trace in figure.data:
         trace.showlegend = trace.showlegend is not False and trace.stackgroup is None
     one, many = ([path.pass_at_k(j, held)[i].item() for i in (0, -1)] for j in (1, k))
-    title = f"Held out: Pass@1 {one[0]:.0%} → {one[1]:.0%}, Pass@{k} {many[0]:.0%} → <b>{many[1]:.0%}</b>"
+    title = f"Held out: Pass@1 {one[0]:.1%} → {one[1]:.1%}, Pass@{k} {many[0]:.1%} → <b>{many[1]:.1%}</b>"
     figure.update_xaxes(title_text="time")
     figure.update_yaxes(tickformat=".0%", range=[0, 1.03])
     figure.update_annotations(font_size=14)
-    return _styled(figure, 430, title, margin_b=90, legend=_BELOW, uirevision="keep")
+    return _styled(figure, 430, title, margin_b=100, legend=_BELOW, uirevision="keep")

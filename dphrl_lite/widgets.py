@@ -211,7 +211,7 @@ class TrainingDashboard(Live):
 # ---- bandits ---------------------------------------------------------------------------------------------------------
 
 _STRENGTHS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
-_GROUPS = {"exact gradients": None, "groups of 16": 16, "groups of 4": 4}
+_GROUPS = {"exact": 0, "groups of 16": 16, "groups of 4": 4}
 _SHARING = {"tabular: 0": 0.0, "0.5": 0.5, "0.9": 0.9, "all: 1": 1.0}
 _PENALTIES = {"on all trained contexts": "all", "hybrid: D_pef only": "perfect"}
 
@@ -223,16 +223,14 @@ def collapse_lab(divergence: str = "js", seed: int = 0) -> Live:
     """
     known = {name: divergences.get(name) for name in divergences.names()}
     worlds = {sharing: bandits.make(sharing=sharing, seed=seed) for sharing in _SHARING.values()}
-    any_world = worlds[0.0]
-    rich = bandits.effective_correct(any_world.reference, any_world.correct)
-    context = int((rich * ~any_world.trained).argmax())
+    held_out = [c for c, trained in enumerate(worlds[0.0].trained.tolist()) if not trained]
 
     @lru_cache(maxsize=64)
     def paths(name, groups, sharing, rehearse):
-        setting = {"steps": 100, "step_size": 2.0, "frames": 26, "groups": groups, "rehearse": rehearse}
+        setting = {"steps": 100, "step_size": 2.0, "frames": 26, "groups": groups or None, "rehearse": rehearse}
         return bandits.flow(worlds[sharing], "grpo", known[name], _STRENGTHS, **setting)
 
-    def build(name, strength, rehearse, groups, sharing, k):
+    def build(name, strength, rehearse, groups, sharing, k, context):
         path = paths(name, groups, sharing, rehearse).at_strength(_STRENGTHS.index(strength))
         return figures.collapse_lab(path, name if strength else "grpo", k, context)
 
@@ -248,7 +246,8 @@ def collapse_lab(divergence: str = "js", seed: int = 0) -> Live:
         "k": slide("k", [2**i for i in range(1, 9)], 64),
         "name": choose("Divergence", names, divergence),
         "rehearse": choose("penalty", _PENALTIES.items(), "all"),
-        "groups": choose("gradients", _GROUPS.items(), None),
+        "groups": choose("gradients", _GROUPS.items(), 0),
         "sharing": slide("sharing", list(_SHARING.items()), 0.9),
+        "context": slide("context", held_out, held_out[-4]),
     }
     return Live(controls, build)

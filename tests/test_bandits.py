@@ -207,7 +207,8 @@ def test_a_held_out_context_keeps_its_mass_where_the_winner_is_right(bandit, grp
     assert grpo.probs[-1].mean(0)[winner] > 0.9
     change, held, wins = (grpo.p_correct()[-1] - grpo.p_correct()[0]), ~bandit.trained, bandit.correct[:, winner]
     assert (change[held & wins] > 0).all() and (change[held & ~wins] < 0).all()
-    assert (held & wins).sum() == 13
+    assert (held & wins).sum() == 13 and (held & ~wins).sum() == 3
+    assert (grpo.p_correct()[-1, [24, 28]] < 0.06).all() and (grpo.p_correct()[0, [24, 28]] > 0.7).all()
 
 
 # ---- finite groups ------------------------------------------------------------------------------------------------------
@@ -347,6 +348,27 @@ def test_strengths_side_by_side_equal_strengths_one_by_one(bandit):
         assert torch.allclose(both.probs[:, i], alone.probs, atol=1e-12)
 
 
+def test_the_numbers_that_notebook_03_reads_off_its_front(bandit):
+    held, at = ~bandit.trained, []
+    strengths = torch.tensor([0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 2])
+    for name in ("forward_kl", "js", "alpha", "reverse_kl", "pearson_chi2"):
+        divergence = divergences.get(name)
+        path = bandits.flow(bandit, "grpo", divergence, (strengths / divergence.curvature).tolist())
+        one, many = (path.pass_at_k(k, held)[-1] for k in (1, 64))
+        i = (one > 0.75).nonzero().max().item() if (one > 0.75).any() else -1
+        share = (one[i] - 0.75) / (one[i] - one[i + 1]) if i >= 0 else None
+        at.append((many[i] + share * (many[i + 1] - many[i])).item() if i >= 0 else None)
+    known = [value for value in at if value is not None]
+    assert len(known) >= 4
+    assert 0.955 < min(known) and max(known) < 0.985
+
+
+def test_jensen_shannon_at_strength_one_as_notebook_03_says(bandit):
+    path = bandits.flow(bandit, "grpo", divergences.get("js"), 1.0)
+    ends = [path.pass_at_k(k, ~bandit.trained)[-1].item() for k in (1, 8, 64)]
+    assert ends == pytest.approx([0.770, 0.935, 0.958], abs=2e-3)
+
+
 # ---- the hybrid split ---------------------------------------------------------------------------------------------------
 
 
@@ -362,6 +384,17 @@ def test_without_rehearsal_d_pef_loses_right_answers_and_with_it_keeps_most(band
     assert (rate(bare[-1]) > 0.99).sum() == 2  # the two others gain: the winners are right there
     assert rate(held[-1]).min() > 0.65
     assert rich(held[-1]).mean() > 0.85 * rich(held[0]).mean() > 2 * rich(bare[-1]).mean() - 2
+
+
+def test_rehearsing_d_pef_gives_held_out_contexts_little(bandit):
+    held, js = ~bandit.trained, divergences.get("js")
+    bare, path = (bandits.flow(bandit, "grpo", js, strength, rehearse="perfect") for strength in (0.0, 5.0))
+    ends = [[p.pass_at_k(k, held)[-1].item() for k in (1, 8, 64)] for p in (bare, path)]
+    assert ends[0] == pytest.approx([0.812, 0.831, 0.902], abs=2e-3)
+    assert ends[1] == pytest.approx([0.804, 0.907, 0.940], abs=2e-3)
+    for context, with_it in ((24, 0.18), (28, 0.15)):
+        assert bare.p_correct()[-1, context] < 0.03
+        assert path.p_correct()[-1, context].item() == pytest.approx(with_it, abs=0.01)
 
 
 def test_a_strength_of_zero_is_the_control_without_rehearsal(bandit):

@@ -144,5 +144,5 @@ def test_hybrid_split_shows_each_context_once_per_path(world, path):
 def test_collapse_lab_says_in_its_title_what_became_of_pass_at_k(world, path):
     figure = figures.collapse_lab(path, "grpo", 8, 5)
     end = path.pass_at_k(8, ~world.trained)[-1].item()
-    assert f"<b>{end:.0%}</b>" in figure.layout.title.text
+    assert f"<b>{end:.1%}</b>" in figure.layout.title.text
     assert np.allclose(np.sum([t.y for t in figure.data if t.stackgroup], 0), 1)

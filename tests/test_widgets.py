@@ -105,7 +105,14 @@ def test_training_dashboard_reads_the_logs_as_they_grow(tmp_path):
 
 def test_collapse_lab_follows_every_control():
     lab = widgets.collapse_lab()
-    for control, value in {"strength": 0.5, "name": "reverse_kl", "k": 8, "groups": 16, "rehearse": "perfect"}.items():
+    for control, value in {
+        "strength": 0.5,
+        "name": "reverse_kl",
+        "k": 8,
+        "groups": 16,
+        "context": 20,
+        "rehearse": "perfect",
+    }.items():
         assert change(lab, control, value), control
     for sharing in (0.5, 1.0, 0.0):
         assert change(lab, "sharing", sharing), sharing
@@ -114,7 +121,7 @@ def test_collapse_lab_follows_every_control():
 def test_collapse_lab_shows_that_tabular_pass_at_k_cannot_fall():
     lab = widgets.collapse_lab()
     lab.controls["sharing"].value = 0.0
-    for groups in (None, 4):
+    for groups in (0, 4):
         lab.controls["groups"].value = groups
         for line in (t for t in lab.figures[0].data if t.stackgroup is None):
             assert np.diff(line.y).min() >= -1e-12
