@@ -7,7 +7,7 @@ newest figures in `widget.figures`, so that every control can be tested without 
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import anywidget
@@ -18,7 +18,7 @@ import torch
 import traitlets
 from plotly.offline import get_plotlyjs
 
-from dphrl_lite import divergences, estimators, figures, presampling, toys, training, worlds
+from dphrl_lite import bandits, divergences, estimators, figures, presampling, toys, training, worlds
 from dphrl_lite.passk import Outcomes
 
 _WIDE = {"description_width": "120px"}
@@ -305,3 +305,48 @@ def estimator_lab(target: str = "forward_kl") -> Live:
 def _estimator_figures(target, world, level, distance, samples) -> tuple[go.Figure, go.Figure]:
     table = estimators.error_bars(worlds.example(world, distance), estimators.usual(target), target, samples, level)
     return figures.estimator_bars(table, target, samples), figures.estimator_table(table, target)
+
+
+# ---- bandits ---------------------------------------------------------------------------------------------------------
+
+_STRENGTHS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
+_GROUPS = {"exact": 0, "groups of 16": 16, "groups of 4": 4}
+_SHARING = {"tabular: 0": 0.0, "0.5": 0.5, "0.9": 0.9, "all: 1": 1.0}
+_PENALTIES = {"on all trained contexts": "all", "hybrid: D_pef only": "perfect"}
+
+
+def collapse_lab(divergence: str = "js", seed: int = 0) -> Live:
+    """GRPO on the default bandit: choose divergence, strength, gradients and sharing, and see who keeps Pass@k.
+
+    All strengths of a choice are computed at once and kept, so that the slider only looks them up.
+    """
+    known = {name: divergences.get(name) for name in divergences.names()}
+    worlds = {sharing: bandits.make(sharing=sharing, seed=seed) for sharing in _SHARING.values()}
+    held_out = [c for c, trained in enumerate(worlds[0.0].trained.tolist()) if not trained]
+
+    @lru_cache(maxsize=64)
+    def paths(name, groups, sharing, rehearse):
+        setting = {"steps": 100, "step_size": 2.0, "frames": 26, "groups": groups or None, "rehearse": rehearse}
+        return bandits.flow(worlds[sharing], "grpo", known[name], _STRENGTHS, **setting)
+
+    def build(name, strength, rehearse, groups, sharing, k, context):
+        path = paths(name, groups, sharing, rehearse).at_strength(_STRENGTHS.index(strength))
+        return figures.collapse_lab(path, name if strength else "grpo", k, context)
+
+    choose = lambda label, options, value: ipywidgets.Dropdown(
+        options=options, value=value, description=label, style=_WIDE, layout={"width": "360px"}
+    )
+    slide = lambda label, options, value: ipywidgets.SelectionSlider(
+        options=options, value=value, description=label, style=_WIDE, layout={"width": "360px"}
+    )
+    names = [(known[n].label if n != "alpha" else "alpha", n) for n in known]
+    controls = {
+        "strength": slide("strength", [(f"{s:g}", s) for s in _STRENGTHS], 0.0),
+        "k": slide("k", [2**i for i in range(1, 9)], 64),
+        "name": choose("Divergence", names, divergence),
+        "rehearse": choose("penalty", _PENALTIES.items(), "all"),
+        "groups": choose("gradients", _GROUPS.items(), 0),
+        "sharing": slide("sharing", list(_SHARING.items()), 0.9),
+        "context": slide("context", held_out, held_out[-4]),
+    }
+    return Live(controls, build)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from dphrl_lite import divergences, estimators, figures, passk, pitfalls, presampling, toys, worlds
+from dphrl_lite import bandits, divergences, estimators, figures, passk, pitfalls, presampling, toys, worlds
 from dphrl_lite.objectives import METHODS
 from dphrl_lite.passk import Outcomes
 
@@ -169,3 +169,63 @@ def test_clamp_curves_show_force_and_recovery():
     assert path.y[-1] > -5 > dead.y[-1]
     assert np.all(np.asarray(clamped.y)[np.asarray(clamped.x) < -5] == 0)
     assert force.line.color == figures.color("forward_kl") != clamped.line.color
+
+
+# ---- bandits ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world():
+    return bandits.make(contexts=8, answers=12, held_out=4)
+
+
+@pytest.fixture(scope="module")
+def path(world):
+    return bandits.flow(world, "grpo", steps=20, frames=5)
+
+
+def test_answer_mass_adds_up_to_one_at_every_moment(path):
+    figure = figures.answer_mass(path, 2)
+    assert np.allclose(np.sum([t.y for t in figure.data], 0), 1)
+    wrong = next(t for t in figure.data if t.name.endswith("wrong"))
+    assert np.allclose(1 - wrong.y, path.p_correct()[:, 2])
+
+
+def test_pass_over_time_shows_trained_and_held_out_means(world, path):
+    figure = figures.pass_over_time({"grpo": path}, ks=(1, 8))
+    assert [t.name for t in figure.data] == ["grpo: Pass@1", "grpo: Pass@8"] * 2
+    assert np.allclose(figure.data[1].y, path.pass_at_k(8, world.trained))
+    assert np.allclose(figure.data[3].y, path.pass_at_k(8, ~world.trained))
+
+
+def test_optima_are_the_closed_forms(world):
+    q, reward = world.reference[0], world.reward[0]
+    shown = figures.optima(q, reward, [0.1, 1.0]).data
+    for i, name in ((0, "forward_kl"), (2, "reverse_kl")):
+        best = bandits.optimum(q, reward, 0.1, name)
+        assert shown[i].y[0] == pytest.approx((best * reward).sum().item())
+        assert shown[i + 1].y[0] == pytest.approx(bandits.effective_correct(best, reward > 0).item())
+
+
+def test_strength_front_starts_at_no_penalty(world):
+    sweep = bandits.flow(world, "grpo", divergences.get("js"), [0.0, 1.0], steps=20, frames=2)
+    figure = figures.strength_front({"js": sweep}, k=16)
+    line = next(t for t in figure.data if t.xaxis == "x2" and t.mode == "lines+markers")
+    star = [t for t in figure.data if t.name == "grpo"][-1]
+    assert (line.x[0], line.y[0]) == pytest.approx((star.x[0], star.y[0]))
+    assert line.y == pytest.approx(sweep.pass_at_k(16, ~world.trained)[-1].numpy())
+
+
+def test_hybrid_split_shows_each_context_once_per_path(world, path):
+    figure = figures.hybrid_split({"grpo-exp": path, "dph-js": path}, world.trained)
+    assert [t.name for t in figure.data[::2]] == ["base", "grpo-exp", "dph-js"]
+    for trace in figure.data:
+        assert set(trace.x) == {"0", "1", "2", "3"}
+    assert figure.data[0].y[0] == pytest.approx(world.solve_rate[world.trained].max().item())
+
+
+def test_collapse_lab_says_in_its_title_what_became_of_pass_at_k(world, path):
+    figure = figures.collapse_lab(path, "grpo", 8, 5)
+    end = path.pass_at_k(8, ~world.trained)[-1].item()
+    assert f"<b>{end:.1%}</b>" in figure.layout.title.text
+    assert np.allclose(np.sum([t.y for t in figure.data if t.stackgroup], 0), 1)

@@ -129,13 +129,43 @@ def test_estimator_lab_says_what_is_followed():
     assert table()["k2: (log u)²/2"] == "reverse KL, per token at policy prefixes"
 
 
-def test_a_registered_divergence_joins_the_estimator_lab():
-    divergences.register(divergences.Divergence("mine", lambda d: (d / 2).expm1() ** 2, label="my own"))
-    try:
-        lab = widgets.estimator_lab()
-        assert change(lab, "target", "mine")
-        cells = lab.figures[1].data[0].cells.values
-        assert cells[0][-1] == "f(u): my own"
-        assert cells[7][-1] == "my own"
-    finally:
-        del divergences._REGISTRY["mine"]
+def test_a_registered_divergence_joins_the_estimator_lab(registry):
+    registry(divergences.Divergence("mine", lambda d: (d / 2).expm1() ** 2, label="my own"))
+    lab = widgets.estimator_lab()
+    assert change(lab, "target", "mine")
+    cells = lab.figures[1].data[0].cells.values
+    assert cells[0][-1] == "f(u): my own"
+    assert cells[7][-1] == "my own"
+
+
+def test_collapse_lab_follows_every_control():
+    lab = widgets.collapse_lab()
+    for control, value in {
+        "strength": 0.5,
+        "name": "reverse_kl",
+        "k": 8,
+        "groups": 16,
+        "context": 20,
+        "rehearse": "perfect",
+    }.items():
+        assert change(lab, control, value), control
+    for sharing in (0.5, 1.0, 0.0):
+        assert change(lab, "sharing", sharing), sharing
+
+
+def test_collapse_lab_shows_that_tabular_pass_at_k_cannot_fall():
+    lab = widgets.collapse_lab()
+    lab.controls["sharing"].value = 0.0
+    for groups in (0, 4):
+        lab.controls["groups"].value = groups
+        for line in (t for t in lab.figures[0].data if t.stackgroup is None):
+            assert np.diff(line.y).min() >= -1e-12
+
+
+def test_every_divergence_runs_in_the_collapse_lab_and_a_registered_one_joins(registry):
+    registry(divergences.Divergence("mine", lambda d: (d / 2).expm1() ** 2, label="my own"))
+    lab = widgets.collapse_lab()
+    lab.controls["strength"].value = 5.0
+    for name in divergences.names()[::-1]:
+        assert name == lab.controls["name"].value or change(lab, "name", name), name
+        assert all(np.isfinite(trace.y).all() for trace in lab.figures[0].data), name
