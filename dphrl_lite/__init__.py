@@ -1,9 +1,9 @@
 """dphrl_lite: Diversity-Preserving Hybrid RL, small enough to read and real enough to train with.
 
-The rooms, from the ground floor up: `divergences` and `passk` (mathematics), `worlds`, `estimators` and
-`pitfalls` (the same, where everything can be enumerated), `tasks` (verifiable problems),
-`models` and `sampling` (language models), `objectives`, `presampling`, `training` (the method), `experiments`,
-`figures`, `widgets`, `cli` (what people look at and type). A room only imports rooms below it.
+The rooms, from the ground floor up: `divergences` and `passk` (mathematics); `toys`, `worlds`, `estimators`, `pitfalls`
+and `bandits` (the same, where everything can be computed exactly); `tasks` (verifiable problems); `models` and `sampling`
+(language models); `objectives`, `presampling`, `training` (the method); `experiments`; `figures`, `widgets`, `cli` (what
+people look at and type). A room only imports rooms below it.
 """
 
 __version__ = "0.1.0"

@@ -218,18 +218,15 @@ def test_the_same_seed_gives_the_same_samples():
     assert not torch.equal(first, estimators.simulate(k2, ONE, 8, seed=2).values)
 
 
-def test_a_registered_divergence_is_an_estimator_at_once():
-    divergences.register(Divergence("mine", lambda d: (d / 1.5).expm1() ** 2, label="my own"))
-    try:
-        assert "mine" in estimators.names()
-        row = estimators.compare(ONE, ["mine"], against=["mine"]).loc["f(u): my own"]
-        assert row["follows"] == "my own"
-        assert row["cos mine"] == pytest.approx(1)
-        assert row["bias"] == pytest.approx(0, abs=1e-12)
-    finally:
-        del divergences._REGISTRY["mine"]
+def test_a_registered_divergence_is_an_estimator_at_once(registry):
     with pytest.raises(KeyError, match="k1-reward"):
         estimators.get("mine")
+    registry(Divergence("mine", lambda d: (d / 1.5).expm1() ** 2, label="my own"))
+    assert "mine" in estimators.names()
+    row = estimators.compare(ONE, ["mine"], against=["mine"]).loc["f(u): my own"]
+    assert row["follows"] == "my own"
+    assert row["cos mine"] == pytest.approx(1)
+    assert row["bias"] == pytest.approx(0, abs=1e-12)
 
 
 def test_the_numbers_that_notebook_02_speaks_of():

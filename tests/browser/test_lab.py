@@ -3,9 +3,9 @@
 import pytest
 
 LABELLED = '.widget-dropdown:has(.widget-label:text-is("Divergence"))'
-SLIDER = '.widget-hslider:has(.widget-label:text-is("distance"))'
 # what the figures draw, with plotly's packed arrays as they were sent
 DATA = "cell => JSON.stringify([...cell.querySelectorAll('.js-plotly-plot')].map(figure => figure.data))"
+RANGE = "plot => plot.layout.yaxis.range"
 CHANGED = f"([cell, before]) => cell.querySelector('.js-plotly-plot .main-svg') && ({DATA})(cell) !== before"
 
 
@@ -27,12 +27,31 @@ def wait_for_change(notebook, cell, before: str) -> None:
         pytest.fail(f"the figure's data did not change within a minute; {shown}", pytrace=False)
 
 
-def test_divergence_explorer_redraws_when_another_divergence_is_chosen(notebook):
-    notebook.open("01_divergence_geometry.ipynb")
+def run_without_errors(notebook, name: str) -> None:
+    notebook.open(name)
     notebook.run_all()
     assert notebook.cell_errors() == []
     assert notebook.cells_not_run() == []
 
+
+def check_nothing_went_wrong(notebook) -> None:
+    assert notebook.widget_errors() == []
+    assert notebook.watch.outside == [], "the page asked other machines; everything has to work offline"
+    assert notebook.watch.errors == [], "errors in the browser's console"
+
+
+def drag(page, part, right: float, down: float = 0.0) -> None:
+    """Press the mouse in the middle of `part`, move it by so many pixels in steps, and let go."""
+    box = part.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + right, y + down, steps=5)
+    page.mouse.up()
+
+
+def test_divergence_explorer_redraws_when_another_divergence_is_chosen(notebook):
+    run_without_errors(notebook, "01_divergence_geometry.ipynb")
     cell = notebook.scroll_to(f".jp-Cell:has({LABELLED})")
     cell.locator(".js-plotly-plot .main-svg").first.wait_for()
     before = cell.evaluate(DATA)
@@ -40,26 +59,32 @@ def test_divergence_explorer_redraws_when_another_divergence_is_chosen(notebook)
     choose_another(cell.locator(f"{LABELLED} select"))
     wait_for_change(notebook, cell, before)
     notebook.picture("divergence_explorer", cell.locator(".jp-Cell-outputWrapper"))
-
-    assert notebook.widget_errors() == []
-    assert notebook.watch.outside == [], "the page asked other machines; everything has to work offline"
-    assert notebook.watch.errors == [], "errors in the browser's console"
+    check_nothing_went_wrong(notebook)
 
 
-def test_estimator_lab_redraws_while_the_distance_is_moved(notebook):
-    notebook.open("02_estimators.ipynb")
-    notebook.run_all()
-    assert notebook.cell_errors() == []
-    assert notebook.cells_not_run() == []
+MAIN_SLIDERS = {
+    "01_divergence_geometry": "policy mean",
+    "02_estimators": "distance",
+    "03_collapse_in_miniature": "strength",
+}
 
-    cell = notebook.scroll_to(f".jp-Cell:has({SLIDER})")
-    cell.locator(".js-plotly-plot .main-svg").first.wait_for()
-    before = cell.evaluate(DATA)
 
-    cell.locator(f"{SLIDER} .noUi-handle").press("ArrowRight")
+@pytest.mark.parametrize("name", MAIN_SLIDERS)
+def test_dragging_the_main_slider_changes_the_figure_in_place_and_keeps_the_zoom(notebook, name):
+    run_without_errors(notebook, f"{name}.ipynb")
+    slider = f'.widget-hslider:has(.widget-label:text-is("{MAIN_SLIDERS[name]}"))'
+    cell = notebook.scroll_to(f".jp-Cell:has({slider})")
+    plot = cell.locator(".js-plotly-plot").first
+    plot.locator(".main-svg").first.wait_for()
+    whole = plot.evaluate(RANGE)
+    drag(notebook.page, plot.locator(".nsewdrag").first, right=60, down=50)  # a box: plotly zooms into it
+    notebook.page.wait_for_timeout(500)
+    node, before, zoomed = plot.element_handle(), cell.evaluate(DATA), plot.evaluate(RANGE)
+    assert zoomed != whole
+
+    drag(notebook.page, cell.locator(f"{slider} .noUi-handle"), right=25)
     wait_for_change(notebook, cell, before)
-    notebook.picture("estimator_lab", cell.locator(".jp-Cell-outputWrapper"))
-
-    assert notebook.widget_errors() == []
-    assert notebook.watch.outside == [], "the page asked other machines; everything has to work offline"
-    assert notebook.watch.errors == [], "errors in the browser's console"
+    assert node.evaluate("plot => plot.isConnected"), "the plot was thrown away and drawn anew: it flickers"
+    assert node.evaluate(RANGE) == zoomed, "the zoom is lost"
+    notebook.picture(f"{name}_dragged", cell.locator(".jp-Cell-outputWrapper"))
+    check_nothing_went_wrong(notebook)
