@@ -1,9 +1,9 @@
-"""How fast does a figure follow its slider? Four ways to redraw the same explorer in JupyterLab, side by side in one run.
+"""How fast does a figure follow its slider? Four ways to redraw the same explorer in JupyterLab, and the kit's way for its
+other labs, side by side in one run.
 
 Run: `python benchmarks/widgets.py` (needs Chromium; about three minutes, on an otherwise idle machine). It presses an
-arrow key on the slider "policy mean", waits until the figure's title shows the new value and is painted, and prints
-medians. JSON goes to benchmarks/results/widgets.json. `setup_MB` counts what the kernel sends until the page rests; the kit's
-own plotly.js (4.9 MB) is in every row, because each row builds its figures with the kit's explorer.
+arrow key on a slider, waits until the figure holds new data and is painted, and prints medians. JSON goes to benchmarks/results/widgets.json. `setup_MB` counts what the kernel sends until the page rests; the
+kit's own plotly.js (4.9 MB) is in every row, because each row builds its figures with the kit's explorer.
 """
 
 import argparse
@@ -62,17 +62,24 @@ output = ipywidgets.interactive_output(lambda **_: build().show(renderer="plotly
 ipywidgets.VBox([*live.controls.values(), output])
 """,
 }
-PRESS = """async (key) => {
-  const plot = () => [...document.querySelectorAll(".js-plotly-plot")].at(-1);
+LABS = {
+    "estimator_lab, Plot": ("widgets.estimator_lab()", "distance"),
+    "collapse_lab, Plot": ("widgets.collapse_lab()", "strength"),
+    "simplex_explorer, Plot": ("widgets.simplex_explorer()", "reference: A"),
+    "mass_explorer, Plot": ("widgets.mass_explorer()", "starts with"),
+}
+CELLS = {name: (code, "policy mean") for name, code in MECHANISMS.items()} | LABS
+PRESS = """async ([key, slider]) => {
+  const plot = () => document.querySelector(".js-plotly-plot");
   const title = () => plot()?.querySelector(".gtitle")?.textContent;
-  const before = title(), node = plot(), start = performance.now();
-  const label = [...document.querySelectorAll(".widget-label")].find((x) => x.textContent === "policy mean");
+  const before = title(), node = plot(), data = node.data, start = performance.now();
+  const label = [...document.querySelectorAll(".widget-label")].find((x) => x.textContent === slider);
   const handle = label.parentElement.querySelector(".noUi-handle");
   handle.dispatchEvent(new KeyboardEvent("keydown", { key, keyCode: key === "ArrowRight" ? 39 : 37, bubbles: true }));
   return await new Promise((done) => {
     const look = () => {
       const now = performance.now() - start;
-      if (title() && title() !== before) {
+      if ((title() && title() !== before) || (plot() === node && node.data !== data)) {
         requestAnimationFrame(() => done({ ms: performance.now() - start, kept: plot() === node }));
       } else if (now > 5000) done({ ms: null, kept: false });
       else requestAnimationFrame(look);
@@ -82,7 +89,7 @@ PRESS = """async (key) => {
 }"""
 
 
-def measure(browser, lab, name: str, changes: int) -> dict:
+def measure(browser, lab, name: str, slider: str, changes: int) -> dict:
     """Median and 90th percentile of milliseconds from key to paint, and what the kernel sends."""
     context, sent = browser.new_context(viewport={"width": 1400, "height": 1000}), [0]
     page = context.new_page()
@@ -91,11 +98,11 @@ def measure(browser, lab, name: str, changes: int) -> dict:
     notebook = lab_tools.NotebookPage(page, lab, lab_tools.Watch())
     notebook.open(name)
     notebook.run_all()
-    page.locator(".js-plotly-plot .gtitle").first.wait_for()
+    page.locator(".js-plotly-plot .main-svg").first.wait_for()
     page.wait_for_timeout(2000)
     setup, presses = sent[-1], []
     for i in range(changes + 2):  # the first two warm up
-        presses.append(page.evaluate(PRESS, "ArrowRight" if i % 8 < 4 else "ArrowLeft"))
+        presses.append(page.evaluate(PRESS, ["ArrowRight" if i % 8 < 4 else "ArrowLeft", slider]))
         page.wait_for_timeout(250)
     context.close()
     done = sorted(press["ms"] for press in presses[2:] if press["ms"] is not None)
@@ -117,7 +124,7 @@ def main():
     home = Path(tempfile.mkdtemp())
     folder = home / "notebooks"
     folder.mkdir()
-    for i, code in enumerate(MECHANISMS.values()):
+    for i, (code, _) in enumerate(CELLS.values()):
         cells = [nbformat.v4.new_code_cell(START.strip()), nbformat.v4.new_code_cell(code.strip())]
         nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=PYTHON), folder / f"{i}.ipynb")
     port, log = lab_tools.free_port(), home / "lab.log"
@@ -130,7 +137,11 @@ def main():
         with sync_playwright() as playwright:
             path = lab_tools.find_browser()
             browser = playwright.chromium.launch(executable_path=path, args=lab_tools.CHROMIUM_ARGS)
-            found = {name: measure(browser, lab, f"{i}.ipynb", arguments.changes) for i, name in enumerate(MECHANISMS)}
+            sliders = {name: slider for name, (_, slider) in CELLS.items()}
+            found = {
+                name: measure(browser, lab, f"{i}.ipynb", slider, arguments.changes)
+                for i, (name, slider) in enumerate(sliders.items())
+            }
     finally:
         server.terminate()
         server.wait()

@@ -125,7 +125,9 @@ def test_nothing_near_by_is_better_than_the_optimum(name):
 def test_strength_matters_more_than_direction_as_notebook_01_says():
     q, reward = torch.tensor([0.3, 0.7]).double(), torch.tensor([0.0, 1.0]).double()
     kept = lambda name, strength: toys.optimum(divergences.get(name), q, reward, strength)[0].item() / 0.3
-    assert kept("forward_kl", 0.1) > 3 * kept("reverse_kl", 0.1)  # weak penalties: direction decides
+    for weak in (0.05, 0.1):  # there direction decides: 5 to 10 % against next to nothing
+        assert 0.045 < kept("forward_kl", weak) < 0.105
+        assert kept("reverse_kl", weak) < 0.01
     assert abs(kept("forward_kl", 5.0) - kept("reverse_kl", 5.0)) < 0.03  # strong ones: it hardly matters
     assert kept("reverse_kl", 0.5) > kept("forward_kl", 0.1)  # a stronger reverse KL keeps more than a weak forward KL
 
