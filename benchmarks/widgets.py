@@ -2,8 +2,9 @@
 other labs, side by side in one run.
 
 Run: `python benchmarks/widgets.py` (needs Chromium; about three minutes, on an otherwise idle machine). It presses an
-arrow key on a slider, waits until the figure holds new data and is painted, and prints medians. JSON goes to benchmarks/results/widgets.json. `setup_MB` counts what the kernel sends until the page rests; the
-kit's own plotly.js (4.9 MB) is in every row, because each row builds its figures with the kit's explorer.
+arrow key on a slider, waits until the figure holds new data and is painted, and prints medians. JSON goes to
+benchmarks/results/widgets.json. `setup_MB` counts what the kernel sends until the page rests; the kit's own plotly.js
+(4.9 MB) is in every row, because each row builds its figures with the kit's explorer.
 """
 
 import argparse
