@@ -4,6 +4,7 @@ No widgets here and no training; arithmetic beyond counting and axis limits belo
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -222,6 +223,11 @@ def simplex(paths: Mapping[str, torch.Tensor], reference: torch.Tensor) -> go.Fi
     return _styled(figure, 520, title, uirevision="keep")
 
 
+@cache
+def _alpha(alpha: float) -> Divergence:
+    return divergences.get("alpha", alpha=alpha)
+
+
 def mass_map(names: Sequence[str], weight: float) -> go.Figure:
     """What is left of an answer without reward, when reward pulls away from it and a penalty holds it.
 
@@ -229,7 +235,7 @@ def mass_map(names: Sequence[str], weight: float) -> go.Figure:
     penalty's strength, at equal curvature. Right: the same for alpha from 0 (reverse KL) to 1 (forward KL).
     """
     reference, reward = torch.tensor([weight, 1 - weight]).double(), torch.tensor([0.0, 1.0]).double()
-    strengths = torch.logspace(-1.3, 1, 47, dtype=torch.float64)
+    strengths = torch.logspace(-1.3, 1, 31, dtype=torch.float64)
     left = "at equal curvature f″(1)"
     figure = make_subplots(cols=2, subplot_titles=[left, "alpha between the KLs"], horizontal_spacing=0.12)
     for i, name in enumerate(names):
@@ -239,8 +245,8 @@ def mass_map(names: Sequence[str], weight: float) -> go.Figure:
         figure.add_scatter(
             x=strengths.numpy(), y=(mass / weight).numpy(), name=divergence.label, line=line, row=1, col=1
         )
-    alphas = torch.linspace(0, 1, 21).tolist()
-    rows = [toys.optimum(divergences.get("alpha", alpha=a), reference, reward, strengths)[:, 0] for a in alphas]
+    alphas = [i / 10 for i in range(11)]
+    rows = [toys.optimum(_alpha(a), reference, reward, strengths)[:, 0] for a in alphas]
     bar = {"title": {"text": "share kept"}, "tickformat": ".0%"}
     shares = (torch.stack(rows) / weight).numpy()
     figure.add_heatmap(x=strengths.numpy(), y=alphas, z=shares, colorscale="Cividis", colorbar=bar, row=1, col=2)

@@ -166,16 +166,22 @@ def optimum(divergence: Divergence, reference: Tensor, reward: Tensor, strength:
         raise ValueError(
             f"strength must be positive (at 0 the optimum is the best reward alone); got {strength.min():g}"
         )
-    log_u = torch.linspace(-60, 40, 20_001, dtype=torch.float64)
-    slope = divergence.force(log_u) * torch.exp(-log_u)  # f'(u), increasing
+    log_u, slope = _slopes(divergence)
     # lambda lies among the rewards: below the least every u is above 1, above the greatest every u is below it
     low, high = reward.min() + 0 * strength, reward.max() + 0 * strength
-    for _ in range(60):
+    for _ in range(45):
         middle = (low + high) / 2
         mass = (reference * _inverse(slope, log_u, (reward - middle) / strength).exp()).sum(-1, keepdim=True)
         low, high = torch.where(mass > 1, middle, low), torch.where(mass > 1, high, middle)
     p = reference * _inverse(slope, log_u, (reward - (low + high) / 2) / strength).exp()
     return p / p.sum(-1, keepdim=True)
+
+
+@lru_cache(maxsize=64)
+def _slopes(divergence: Divergence) -> tuple[Tensor, Tensor]:
+    """A fine grid of log u, and f'(u) on it, which increases."""
+    log_u = torch.linspace(-60, 40, 20_001, dtype=torch.float64)
+    return log_u, divergence.force(log_u) * torch.exp(-log_u)
 
 
 def _inverse(slope: Tensor, log_u: Tensor, wanted: Tensor) -> Tensor:

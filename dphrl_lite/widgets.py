@@ -72,17 +72,24 @@ class Plot(anywidget.AnyWidget):
           node.setAttribute("aria-label", words.replace(/<[^>]*>/g, " "));
           return Plotly.react(node, data, layout, { responsive: true, displaylogo: false });
         };
-        model.on("change:figure", draw);
+        let timer;
+        const follow = () => {
+          clearTimeout(timer);
+          if (model.get("wait")) timer = setTimeout(draw, model.get("wait"));
+          else draw();
+        };
+        model.on("change:figure", follow);
         await draw();
-        return () => { model.off("change:figure", draw); Plotly.purge(node); };
+        return () => { model.off("change:figure", follow); clearTimeout(timer); Plotly.purge(node); };
       },
     };
     """
     figure = traitlets.Dict().tag(sync=True)
+    wait = traitlets.Int(0, help="milliseconds without a further change before it is redrawn").tag(sync=True)
 
-    def __init__(self, figure: go.Figure):
+    def __init__(self, figure: go.Figure, wait: int = 0):
         _library()
-        super().__init__(figure=_plain(figure))
+        super().__init__(figure=_plain(figure), wait=wait)
 
     def show(self, figure: go.Figure):
         """Draw `figure` in place of the present one."""
@@ -116,7 +123,8 @@ class Live(ipywidgets.VBox):
         built = self._build(**{name: control.value for name, control in self.controls.items()})
         self.figures = list(built) if isinstance(built, (list, tuple)) else [built]
         if not self.plots.children:
-            self.plots.children = [Plot(figure) for figure in self.figures]
+            # a second figure follows when the hand rests, so that the first keeps up with it
+            self.plots.children = [Plot(figure, wait=100 if i else 0) for i, figure in enumerate(self.figures)]
             return
         for plot, figure in zip(self.plots.children, self.figures, strict=True):
             plot.show(figure)

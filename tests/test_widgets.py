@@ -89,6 +89,7 @@ def test_pass_at_k_explorer_follows_every_control():
     rng = np.random.default_rng(0)
     models = lambda: {name: Outcomes(rng.random((20, 16)) < 0.3) for name in ("base", "grpo")}
     explorer = widgets.pass_at_k_explorer({"cd3": models(), "cd4": models()})
+    assert [plot.wait for plot in explorer.plots.children] == [0, 100]  # the second waits until the hand rests
     for control, value in {"family": "cd4", "k": 2, "confidence": 0.8}.items():
         assert change(explorer, control, value), control
 
