@@ -132,7 +132,7 @@ def _nats(value: float) -> str:
 
 
 def _generator_panels(figure: go.Figure, divergence: Divergence):
-    log_u = torch.linspace(-5, 1.6, 200, dtype=torch.float64)
+    log_u = torch.linspace(-5, 1.6, 80, dtype=torch.float64)
     u = log_u.exp().numpy()
     backdrop = [divergences.get(name) for name in ("forward_kl", "reverse_kl", "js")]
     for row, curve in ((1, lambda d: d.f(log_u)), (2, lambda d: d.force(log_u))):
@@ -147,7 +147,7 @@ def _generator_panels(figure: go.Figure, divergence: Divergence):
                     "textposition": "bottom right" if other.name == "js" else "top right",
                     "textfont": {"size": 11, "color": "#777777"},
                 }
-                look["text"] = ["" if i != 8 else other.label for i in range(len(u))]
+                look["text"] = ["" if i != 3 else other.label for i in range(len(u))]
             figure.add_scatter(x=u, y=curve(other).numpy(), **look, **place)
         line = {"color": color(divergence.name.split("(")[0]), "width": 4}
         hover = "u = %{x:.3g}<br>%{y:.3f}<extra></extra>"
@@ -245,7 +245,7 @@ def mass_map(names: Sequence[str], weight: float) -> go.Figure:
         figure.add_scatter(
             x=strengths.numpy(), y=(mass / weight).numpy(), name=divergence.label, line=line, row=1, col=1
         )
-    alphas = [i / 10 for i in range(11)]
+    alphas = [i / 8 for i in range(9)]
     rows = [toys.optimum(_alpha(a), reference, reward, strengths)[:, 0] for a in alphas]
     bar = {"title": {"text": "share kept"}, "tickformat": ".0%"}
     shares = (torch.stack(rows) / weight).numpy()

@@ -169,7 +169,7 @@ def optimum(divergence: Divergence, reference: Tensor, reward: Tensor, strength:
     log_u, slope = _slopes(divergence)
     # lambda lies among the rewards: below the least every u is above 1, above the greatest every u is below it
     low, high = reward.min() + 0 * strength, reward.max() + 0 * strength
-    for _ in range(45):
+    for _ in range(36):
         middle = (low + high) / 2
         mass = (reference * _inverse(slope, log_u, (reward - middle) / strength).exp()).sum(-1, keepdim=True)
         low, high = torch.where(mass > 1, middle, low), torch.where(mass > 1, high, middle)
