@@ -157,9 +157,7 @@ def save_step(folder: Path, step: int, model: torch.nn.Module, optimizer: torch.
     def write(temporary: Path):
         temporary.mkdir()
         save_file(_trainable(model), temporary / "model.safetensors")
-        moments = optimizer.state_dict()["state"]
-        flat = {f"{i}.{key}": value for i, values in moments.items() for key, value in values.items()}
-        save_file(flat, temporary / "optimizer.safetensors")
+        save_file(_moments(optimizer), temporary / "optimizer.safetensors")
         (temporary / "state.json").write_text(json.dumps(state))
 
     older = _steps(folder)
@@ -183,7 +181,7 @@ def load_latest(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Opt
     moments: dict = {}
     for key, value in load_file(steps[-1] / "optimizer.safetensors").items():
         index, name = key.split(".", 1)
-        moments.setdefault(int(index), {})[name] = value
+        moments.setdefault(int(index), {})[name] = value.item() if value.dtype == torch.int64 else value
     optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
     return json.loads((steps[-1] / "state.json").read_text())
 
@@ -212,6 +210,14 @@ def _steps(folder: Path) -> list[Path]:
 
 def _trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's state, flat. bitsandbytes nests its 8-bit states for FSDP, shares one table of codes among all weights,
+    which safetensors refuses, and counts steps in an int, which `load_latest` gives back as one."""
+    states = torch.optim.Optimizer.state_dict(optimizer)["state"]
+    flat = {f"{i}.{key}": torch.as_tensor(value) for i, values in states.items() for key, value in values.items()}
+    return {key: value.clone() if ".qmap" in key else value for key, value in flat.items()}
 
 
 def digest(*parts) -> str:

@@ -4,6 +4,7 @@
 
 import argparse
 import importlib.metadata
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -67,14 +68,39 @@ class Share:
         return int(i), int(n)
 
 
+@dataclass(frozen=True)
+class Anyway:
+    """An answer to the memory pre-flight; no part of a recipe."""
+
+    anyway: bool = field(default=False, metadata={"help": "go on although the memory table says that it will not fit"})
+
+
+def check_memory(*arguments, **settings):
+    """Print what will be needed of memory before anything is loaded; of several processes the main one, for itself."""
+    from dphrl_lite import memory
+
+    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1  # several share the weights, or a machine: the table is a hint
+    settings["anyway"] = settings["anyway"] or not alone
+    text = memory.check(*arguments, **settings)
+    if os.environ.get("RANK", "0") == "0":
+        print(text if alone else f"{text}\n(of one process, without sharding)", file=sys.stderr)
+
+
 def run_presample(argv: list[str]) -> int:
     """Sample the reference, verify, and print how the problems fall."""
-    from dphrl_lite import models, presampling, settings
+    from dphrl_lite import models, preflight, presampling, settings
 
-    stages = (presampling.PresampleConfig, presampling.PartitionConfig, Share)
-    recipe, config, switches, share = settings.parse(argv, "presample", *stages)
+    stages = (presampling.PresampleConfig, presampling.PartitionConfig, Share, Anyway)
+    recipe, config, switches, share, given = settings.parse(argv, "presample", *stages)
     task, problems, shard = recipe.load_task(), recipe.load_problems(), share.pair()
     presampling.partition_counts(config.samples, [0], switches.threshold)  # refuses an impossible threshold now
+    shape = preflight.TrainConfig(
+        "grpo",
+        problems_per_step=config.problems_per_batch,
+        samples=max(2, config.samples),
+        max_new_tokens=config.max_new_tokens,
+    )
+    check_memory(recipe.model, shape, problems, training=False, anyway=given.anyway)
     policy = models.load(recipe.model)
     rollouts = presampling.sample(policy, task, problems, out=recipe.presampling, shard=shard, **asdict(config))
     print(f"{len(rollouts)} completions in {recipe.presampling}")
@@ -93,10 +119,12 @@ def run_train(argv: list[str]) -> int:
 
     from dphrl_lite import checkpoint, models, presampling, settings, training
 
-    recipe, switches, config = settings.parse(argv, "train", presampling.PartitionConfig, training.TrainConfig)
+    stages = (presampling.PartitionConfig, training.TrainConfig, Anyway)
+    recipe, switches, config, given = settings.parse(argv, "train", *stages)
     task, problems = recipe.load_task(), recipe.load_problems()
     parts = presampling.partition(presampling.load(recipe.presampling), **asdict(switches))
     folder = Path(recipe.out) / f"{config.method}-seed{config.seed}"
+    check_memory(recipe.model, config, problems, anyway=given.anyway)
     policy = models.load(recipe.model)
     run = training.train(policy, task, problems, parts, out=folder, in_place=True, **asdict(config))
     if training.PartialState().is_main_process:

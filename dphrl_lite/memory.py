@@ -12,6 +12,7 @@ The reckoning is for the longest completions that the settings allow; attention 
 layers are those of Llama, Qwen, Mistral: two norms, grouped-query attention, a gated MLP.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,11 @@ import torch
 from torch import nn
 
 from dphrl_lite.logprobs import LOGITS_BYTES
-from dphrl_lite.models import Outline, outline
+from dphrl_lite.models import Outline, Policy, outline, tokenizer
 from dphrl_lite.objectives import METHODS
 from dphrl_lite.preflight import TrainConfig, microbatch_tokens, optimizer_name
 from dphrl_lite.sampling import rows_at_once
+from dphrl_lite.tasks import Problem
 
 PHASES = ("sampling", "head", "layers", "step")
 ERROR = 0.15  # how far from the measured peak these formulas may be
@@ -88,9 +90,8 @@ class Shape:
             return attention + (6 * h + a + 4 * i) * s
         if s == 4:  # frozen weights need no input for a gradient of their own, LoRA's A does
             return attention + (4 * h + a + 4 * i) * s
-        return (
-            attention + 3 * i * s + 4 * (2 * h + 5 * h + a + i)
-        )  # norms in float32, and a float32 copy for each of 7 adapters
+        # in 16 bits: norms in float32, and a float32 copy of its input for each of a layer's 7 adapters
+        return attention + 3 * i * s + 4 * (2 * h + 5 * h + a + i)
 
 
 def optimizer_bytes(sizes: list[int], name: str, itemsize: int) -> int:
@@ -101,8 +102,14 @@ def optimizer_bytes(sizes: list[int], name: str, itemsize: int) -> int:
 
 
 def plan(
-    name: str | Path | Outline, config: TrainConfig | None = None, *, prompt_tokens: int = 256, in_place=True, **held
-):
+    name: str | Path | Outline,
+    config: TrainConfig | None = None,
+    *,
+    prompt_tokens: int = 256,
+    in_place: bool = True,
+    training: bool = True,
+    **held,
+) -> pd.DataFrame:
     """What `training.train` will need of memory, part by part.
 
     Args:
@@ -110,6 +117,7 @@ def plan(
         config: the run's settings; None: DPH-JS with the defaults.
         prompt_tokens: length of the longest prompts.
         in_place: the policy itself is trained, as the command line does; otherwise a copy.
+        training: False for what sampling alone needs.
         **held: `device`, `dtype`, `nf4`, `lora_rank`, as for `models.load`.
 
     Returns:
@@ -126,6 +134,7 @@ def plan(
         *_sampling(made, config, prompt_tokens),
         *_update(made, config, prompt_tokens),
     ]
+    rows = [row for row in rows if training or row[0] in ("weights", "adapter") or row[3] == ("sampling",)]
     table = pd.DataFrame(rows, columns=["part", "gb", "knob", "phases"])
     table["gb"] /= 1e9
     for phase in PHASES:
@@ -143,6 +152,41 @@ def free_gb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / 1e9
     return psutil.virtual_memory().available / 1e9
+
+
+def check(
+    name: str, config: TrainConfig, problems: Sequence[Problem], training: bool = True, anyway: bool = False
+) -> str:
+    """The table of `plan` as text, with what is there and, where that will not do, what to change.
+
+    Args:
+        name: the model, as `models.load` takes it.
+        config: the run's settings.
+        problems: of which the longest prompt counts.
+        training: False for what sampling alone needs.
+        anyway: do not refuse.
+
+    Raises:
+        MemoryError: the need is above what is there by more than the reckoning's own error.
+    """
+    made = outline(name)
+    prompt = max((p.prompt for p in problems), key=len)
+    tokens = len(Policy(made.model, tokenizer(made.profile), name).encode(prompt))
+    table = plan(made, config, prompt_tokens=tokens, training=training)
+    need, free = peak_gb(table), free_gb(made.device)
+    worst = need.idxmax()
+    when = table[list(PHASES)].apply(lambda row: ", ".join(row.index[row]), axis=1)
+    shown = table[["part", "gb", "knob"]].assign(when=when).to_string(index=False, float_format="{:.3f}".format)
+    text = f"{shown}\n{need.max():.2f} GB needed at most ({worst}), {free:.2f} GB free"
+    if need.max() <= free * (1 - ERROR):
+        return text
+    knobs = table[table[worst] & (table["knob"] != "")].sort_values("gb", ascending=False)
+    advice = "; ".join(f"{row.part} {row.gb:.1f} GB: {row.knob}" for row in knobs.head(3).itertuples())
+    if need.max() > free * (1 + ERROR) and not anyway:
+        raise MemoryError(
+            f"{text}\nthis will not fit. What takes most, and the setting that changes it: {advice}. Or --anyway"
+        )
+    return f"{text}\nthis may not fit. What takes most, and the setting that changes it: {advice}"
 
 
 # ---- the parts: (part, bytes, knob, phases) ----------------------------------------------------------------------------
@@ -164,7 +208,7 @@ def _held(made: Outline, config: TrainConfig, in_place: bool) -> list[tuple]:
     gradient, several = sum(sizes) * itemsize, _microbatches(made, config, 0)[1]
     second = weights * (not rank) * (not in_place or method.needs_reference)
     aside = gradient * (method.rehearses and config.gradient_parts)
-    after = ("sampling", "layers", "step") + ("head",) * several  # of one micro-batch, they come when activations go
+    after = ("layers", "step") + ("head",) * several  # of one micro-batch, they come when activations go
     return [
         ("weights", weights, "nf4=True, or a smaller model", PHASES),
         ("reference", second, "a dph method, lora_rank, in_place=True", PHASES),

@@ -101,7 +101,7 @@ class Policy:
     @property
     def quantised(self) -> bool:
         """Whether the weights are held in 4 bits."""
-        return getattr(self.model.config, "quantization_config", None) is not None
+        return getattr(getattr(self.model, "config", None), "quantization_config", None) is not None
 
     def render(self, prompt: str) -> str:
         """The exact text the model sees: the chat template applied where the tokenizer has one, else the prompt."""
@@ -266,7 +266,7 @@ def load(
     """
     plan = outline(name, device=device, dtype=dtype, nf4=nf4, lora_rank=lora_rank)
     profile, rank, reasons = plan.profile, plan.profile.lora_rank, list(plan.reasons)
-    model, tokenizer = _from_pretrained(profile, plan.device, plan.dtype)
+    model = _from_pretrained(profile, plan.device, plan.dtype)
     torch.set_num_threads(1 if model.num_parameters() < TINY_PARAMETERS else _THREADS)
     if profile.source == profile.offline:
         reasons.append(f"weights from {profile.offline}, made without the hub")
@@ -277,7 +277,7 @@ def load(
         which = f"adapter from {plan.adapter}" if plan.adapter else f"of rank {rank} on all linear layers"
         reasons.append(f"LoRA {which}: only the adapter is trained")
     longest = getattr(model.generation_config, "max_new_tokens", None) or profile.max_new_tokens
-    return Policy(model, tokenizer, str(name), reasons, adapter=bool(rank), max_new_tokens=longest)
+    return Policy(model, tokenizer(profile), str(name), reasons, adapter=bool(rank), max_new_tokens=longest)
 
 
 def _placement(parameters: int, whole: bool, nf4: bool, device: str | None, dtype: torch.dtype | None):
@@ -319,7 +319,7 @@ def _source(name: str) -> str:
 
 
 def _from_pretrained(profile: Profile, device: torch.device, dtype: torch.dtype):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     if Path(profile.source).is_dir():
@@ -329,11 +329,18 @@ def _from_pretrained(profile: Profile, device: torch.device, dtype: torch.dtype)
         settings["quantization_config"] = nf4_config(dtype)
     try:
         with _explained(profile):
-            tokenizer = AutoTokenizer.from_pretrained(profile.source)
             model = AutoModelForCausalLM.from_pretrained(profile.source, **settings)
     finally:
         logging.enable_progress_bar()
-    return model.eval(), tokenizer
+    return model.eval()
+
+
+def tokenizer(profile: Profile):
+    """The tokenizer of a profile. Raises as `load`."""
+    from transformers import AutoTokenizer
+
+    with _explained(profile):
+        return AutoTokenizer.from_pretrained(profile.source)
 
 
 @contextmanager

@@ -128,6 +128,7 @@ class _Trainer:
         self.longest = config.max_new_tokens or policy.max_new_tokens
         told = {"strength": self.strength, "max_new_tokens": self.longest}
         told |= {"weights": checkpoint.weights_digest(policy.model)}
+        told |= {"optimizer": preflight.optimizer_name(config, policy.quantised, policy.device)}
         self.manifest = preflight.manifest(task, self.method, self.problems, parts, config) | told
         kept = self.method.needs_reference and (policy.adapter or in_place)
         self.reference = policy.reference() if kept else lambda: nullcontext(policy.model)  # which stays as it came in

@@ -405,3 +405,31 @@ def test_an_adapter_folder_is_loaded_with_its_base(tmp_path):
     assert again.adapter
     assert torch.allclose(again.model(ids).logits, policy.model(ids).logits, atol=1e-6)
     assert any(p.requires_grad for p in again.model.parameters())
+
+
+def test_an_adapter_folder_is_loaded_with_its_base_in_4_bits_where_it_was_trained_so(nf4, tmp_path):
+    nf4.save(tmp_path)
+    again = models.load(tmp_path)
+    assert again.quantised
+    assert weights_digest(again.model) == weights_digest(nf4.model)
+    assert torch.equal(logits(again.model), logits(nf4.model))
+
+
+def test_qlora_keeps_embeddings_head_and_norms_as_they_compute():
+    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("peft")
+    policy = models.load("tiny", nf4=True, dtype=torch.bfloat16)
+    frozen = {p.dtype for p in policy.model.parameters() if not p.requires_grad}
+    assert frozen == {torch.bfloat16, torch.uint8}  # 4-bit weights are packed into bytes
+    assert {p.dtype for p in policy.model.parameters() if p.requires_grad} == {torch.float32}
+    out = policy.model(IDS, use_cache=True)
+    assert {layer.keys.dtype for layer in out.past_key_values.layers} == {torch.bfloat16}
+
+
+def test_a_gpu_without_bfloat16_computes_in_float32_and_says_why(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    device, dtype, reasons = models.choose_device()
+    assert (device.type, dtype) == ("cuda", torch.float32)
+    assert "no bfloat16" in reasons[1]

@@ -859,3 +859,33 @@ def test_an_adapter_trains_and_resumes_while_its_base_stays(train, tmp_path):
     assert run.log["penalty"].iloc[-1] > 0  # the reference is the base, not the adapter
     with pytest.raises(ValueError, match="trained already"):  # it would start from the end of the first run
         train("dph-js", policy=run.policy, **config)
+
+
+def test_qlora_asks_its_own_base_and_resumes_with_8_bit_moments(train, countdown, few_problems, tmp_path, monkeypatch):
+    """NF4 from end to end: no second model for a reference, moments in 8 bits, and a run that goes on bit for bit."""
+    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("peft")
+    from dphrl_lite import models
+
+    load = lambda: models.load("tiny", nf4=True, lora_rank=64)
+    start = load()
+    drawn = presampling.partition(
+        presampling.sample(start, countdown, few_problems, samples=8, progress=False), threshold=6
+    )
+    monkeypatch.setattr(copy, "deepcopy", no_model(copy.deepcopy))
+    settings = {"parts": drawn, "method": "dph-js-definition", "checkpoint_every": 1, "learning_rate": 1e-3}
+    whole = train(policy=start, steps=2, **settings)
+    assert (whole.log["reference_forwards"] > 0).all()
+    assert any("optimizer adamw-8bit" in reason for reason in start.reasons)
+    train(policy=load(), steps=1, out=tmp_path, **settings)
+    with safetensors.safe_open(next(tmp_path.glob("step-*")) / "optimizer.safetensors", "pt") as moments:
+        assert torch.uint8 in {moments.get_tensor(name).dtype for name in moments.keys()}  # noqa: SIM118
+    assert_same(train(policy=load(), steps=2, out=tmp_path, **settings), whole)
+
+
+def no_model(deepcopy):
+    def checked(x, *rest):
+        assert not isinstance(x, torch.nn.Module)
+        return deepcopy(x, *rest)
+
+    return checked
