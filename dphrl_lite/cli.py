@@ -91,18 +91,19 @@ def run_train(argv: list[str]) -> int:
     """
     from pathlib import Path
 
-    from dphrl_lite import checkpoint, models, presampling, settings, training
+    from dphrl_lite import checkpoint, models, presampling, settings, sharding, training
 
     recipe, switches, config = settings.parse(argv, "train", presampling.PartitionConfig, training.TrainConfig)
     task, problems = recipe.load_task(), recipe.load_problems()
     parts = presampling.partition(presampling.load(recipe.presampling), **asdict(switches))
     folder = Path(recipe.out) / f"{config.method}-seed{config.seed}"
-    policy = models.load(recipe.model)
+    policy = models.load(recipe.model, device=sharding.load_device())
     run = training.train(policy, task, problems, parts, out=folder, in_place=True, **asdict(config))
-    if training.PartialState().is_main_process:
-        saved = folder / f"policy-{len(run.log):06d}"
-        if not saved.exists():
+    main, saved = training.PartialState().is_main_process, folder / f"policy-{len(run.log):06d}"
+    with sharding.whole(run.policy.model):
+        if main and not saved.exists():
             checkpoint.write_whole(saved, run.policy.save)
+    if main:
         print(f"{folder}, step {len(run.log)}:\n{run.log.iloc[-1].to_string()}\npolicy: {saved}")
     return 0
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
+from dphrl_lite import sharding
 from dphrl_lite.errors import unknown
 
 _THREADS = torch.get_num_threads()
@@ -128,8 +129,11 @@ class Policy:
         return lambda: nullcontext(frozen)
 
     def save(self, folder: str | Path):
-        """Write model (or adapter) and tokenizer in the Hugging Face formats, weights as safetensors."""
-        self.model.save_pretrained(folder)
+        """Write model (or adapter) and tokenizer in the Hugging Face formats, weights as safetensors.
+
+        A sharded model is written by one process while all are in `sharding.whole(policy.model)`.
+        """
+        self.model.save_pretrained(folder, state_dict=sharding.weights(self.model))
         self.tokenizer.save_pretrained(folder)
 
 

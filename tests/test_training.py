@@ -592,7 +592,7 @@ def test_overflow_is_named_whichever_way_it_comes(train, settings):
 # ---- several processes -----------------------------------------------------------------------------------------------
 
 TWO = """
-import sys, torch
+import os, sys, torch
 from dphrl_lite import models, presampling, tasks, training
 from dphrl_lite.tasks.countdown import problems
 
@@ -605,11 +605,15 @@ for method in sys.argv[2:]:
     assert len(run.log) == 2
     assert len(steps) == (2 if run.policy is not None and torch.distributed.get_rank() == 0 else 0)
     assert torch.distributed.get_world_size() == 2
+    shards = {hasattr(p, "to_local") for p in run.policy.model.parameters()}
+    assert shards == {os.environ["ACCELERATE_USE_FSDP"] == "true"}
 """
 
 
-def test_two_processes_train_like_one(double, countdown, tmp_path):
-    """Same global batch, same parameters: sums over processes are token means of the whole, whoever holds which token."""
+@pytest.mark.parametrize("sharded", ["false", "true"])
+def test_two_processes_train_like_one(double, countdown, tmp_path, sharded):
+    """Same global batch, same parameters: sums over processes are token means of the whole, whoever holds which token; and
+    so where each holds one half of the weights only."""
     policy, problems, parts = double
     methods = ["dph-js", "dapo", "rkl", "dph-js-definition"]
     settings = {"steps": 2, "problems_per_step": 7, "samples": 3, "rehearsal_per_step": 9, "microbatch_tokens": 120}
@@ -617,6 +621,7 @@ def test_two_processes_train_like_one(double, countdown, tmp_path):
     script.write_text(TWO.replace("SETTINGS", repr(settings)))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    environment["ACCELERATE_USE_FSDP"] = sharded
     done = subprocess.run(
         [*launch, str(tmp_path), *methods], env=environment, capture_output=True, text=True, timeout=240
     )
