@@ -99,11 +99,10 @@ def run_train(argv: list[str]) -> int:
     folder = Path(recipe.out) / f"{config.method}-seed{config.seed}"
     policy = models.load(recipe.model, device=sharding.load_device())
     run = training.train(policy, task, problems, parts, out=folder, in_place=True, **asdict(config))
-    main, saved = training.PartialState().is_main_process, folder / f"policy-{len(run.log):06d}"
-    with sharding.whole(run.policy.model):
-        if main and not saved.exists():
+    if training.PartialState().is_main_process:
+        saved = folder / f"policy-{len(run.log):06d}"
+        if not saved.exists():
             checkpoint.write_whole(saved, run.policy.save)
-    if main:
         print(f"{folder}, step {len(run.log)}:\n{run.log.iloc[-1].to_string()}\npolicy: {saved}")
     return 0
 

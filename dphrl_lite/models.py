@@ -47,6 +47,11 @@ PROFILES = {
         offline=str(DATA / "small"),
     ),
     "qlora-7b": Profile("Qwen/Qwen2.5-7B-Instruct", "7B parameters in 4 bits with LoRA; needs a 16 GB GPU", True, 16),
+    "lora-32b": Profile(
+        "Qwen/Qwen2.5-32B-Instruct",
+        "32B parameters in bfloat16 with LoRA; needs 8 GPUs of 80 GB and FSDP",
+        lora_rank=16,
+    ),
 }
 
 
@@ -129,10 +134,7 @@ class Policy:
         return lambda: nullcontext(frozen)
 
     def save(self, folder: str | Path):
-        """Write model (or adapter) and tokenizer in the Hugging Face formats, weights as safetensors.
-
-        A sharded model is written by one process while all are in `sharding.whole(policy.model)`.
-        """
+        """Write model (or adapter) and tokenizer in the Hugging Face formats, weights as safetensors."""
         self.model.save_pretrained(folder, state_dict=sharding.weights(self.model))
         self.tokenizer.save_pretrained(folder)
 

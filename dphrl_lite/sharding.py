@@ -73,27 +73,33 @@ def twin(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, shared).eval()
 
 
-@contextmanager
-def whole(model: nn.Module) -> Iterator[None]:
-    """All weights on each device: a forward pass in here waits for no other process. A model that is not sharded passes."""
+def unshard(model: nn.Module):
+    """All weights on each device until `settle`: forward passes wait for no other process. What is not sharded stays."""
     parts = _parts(model)
     if parts:
         model.set_reshard_after_forward(False)
     for part in parts:
         part.unshard()
-    try:
-        yield
-    finally:
-        if parts:
-            model.set_reshard_after_forward(True)
-            model.set_reshard_after_forward(False, recurse=False)  # the output head is used after the root's forward
-        settle(model)
 
 
 def settle(model: nn.Module):
     """Let go of all gathered weights, so that `parameters()` gives the shards that are trained."""
-    for part in _parts(model):
+    parts = _parts(model)
+    for part in parts:
         part.reshard()
+    if parts:
+        model.set_reshard_after_forward(True)
+        model.set_reshard_after_forward(False, recurse=False)  # the output head is used after the root's forward
+
+
+@contextmanager
+def whole(model: nn.Module) -> Iterator[None]:
+    """`unshard` for a while."""
+    unshard(model)
+    try:
+        yield
+    finally:
+        settle(model)
 
 
 def _parts(model: nn.Module) -> list[nn.Module]:
@@ -105,7 +111,8 @@ def _is_shard(x: Tensor) -> bool:
 
 
 def weights(model: nn.Module) -> dict[str, Tensor] | None:
-    """What `save_pretrained` takes as `state_dict` in a `whole` model, in the compute dtype; None: not sharded."""
+    """What `save_pretrained` takes as `state_dict` of a model that was put together again, in the compute dtype; None for one
+    that was never sharded."""
     return {name: p.detach() for name, p in model.named_parameters()} if _parts(model) else None
 
 

@@ -28,7 +28,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,7 @@ from dphrl_lite.preflight import TrainConfig
 from dphrl_lite.presampling import Partition, seed_of
 from dphrl_lite.sampling import TokenBatch, collate, generate, pad, token_logps
 from dphrl_lite.tasks import Problem, Task
+from dphrl_lite.tracking import Trackers
 
 
 @dataclass
@@ -170,17 +171,21 @@ class _Trainer:
             range(done, steps), initial=done, total=steps, desc=self.method.name, disable=not (progress and main)
         )
         self.policy.trained = True
-        for step in bar:
-            with checkpoint.explained(journal.folder):
-                record = self.step(step)
-                due = (step + 1) % self.config.checkpoint_every == 0 or step + 1 == steps
-                places = [self.exploration.place, self.rehearsal.place]
-                state = {"places": places, "recompute": self.recompute} if due else None
-                journal.add(record, self.policy.model, self.optimizer, state)
-            bar.set_postfix(reward=f"{records[-1]['reward']:.2f}", entropy=f"{records[-1]['entropy']:.2f}")
-            if main and on_step is not None:
-                on_step(records[-1])
+        names = (self.config.trackers or ()) if main and done < steps else ()
+        with Trackers(names, journal.folder, asdict(self.config) | {"strength": self.strength}) as trackers:
+            for step in bar:
+                with checkpoint.explained(journal.folder):
+                    record = self.step(step)
+                    due = (step + 1) % self.config.checkpoint_every == 0 or step + 1 == steps
+                    places = [self.exploration.place, self.rehearsal.place]
+                    state = {"places": places, "recompute": self.recompute} if due else None
+                    journal.add(record, self.policy.model, self.optimizer, state)
+                trackers.log(record)
+                bar.set_postfix(reward=f"{record['reward']:.2f}", entropy=f"{record['entropy']:.2f}")
+                if main and on_step is not None:
+                    on_step(record)
         self.policy.model.eval()
+        sharding.unshard(self.policy.model)  # whoever gets it need not know that it was
         return records
 
     # ---- the step ------------------------------------------------------------------------------------------------
@@ -319,9 +324,8 @@ class _Trainer:
         for some in packed(rows, self.microbatch_tokens * processes):
             mine = some[index::processes]
             share = token_count(mine) / token_count(rows)
-            if (
-                mine := mine or some[: self.sharded]
-            ):  # a shard is needed by all, so its process takes part with a share of 0
+            mine = mine or some[: self.sharded]  # all who hold a part of the weights take part, if with a share of 0
+            if mine:
                 prompts, answers = [row.prompt for row in mine], [row.token_ids for row in mine]
                 batch = collate(prompts, answers, self.policy.pad_id, self.policy.device)
                 logp, entropy = token_logps(self.policy.model, batch, self.config.temperature)

@@ -38,8 +38,8 @@ def nf4():
     return models.load("tiny", nf4=True)
 
 
-def test_the_profiles_are_the_three_of_the_design():
-    assert set(models.PROFILES) == {"tiny", "small", "qlora-7b"}
+def test_the_profiles_are_those_of_the_design():
+    assert set(models.PROFILES) == {"tiny", "small", "qlora-7b", "lora-32b"}
     big = models.PROFILES["qlora-7b"]
     assert (big.source, big.nf4, big.lora_rank) == ("Qwen/Qwen2.5-7B-Instruct", True, 16)
     assert not any(models.PROFILES[name].nf4 for name in ("tiny", "small"))

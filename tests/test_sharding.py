@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dphrl_lite import models, sharding, training
+from dphrl_lite import models, settings, sharding, training
 
 SCRIPT = """
 import os, signal, sys, torch
@@ -38,15 +38,16 @@ def die(record):
 if stage == "start":
     for kind, method in (("bfloat16", "dph-js"), ("lora", "rkl")):
         policy = run(kind, kind, method).policy
+        if int(os.environ["RANK"]) == 0:  # alone, as with any other policy
+            batch = collate([policy.encode(chosen[0].prompt)], [[3, 4, 5]], policy.pad_id)
+            torch.save((batch, token_logps(policy.model, batch)[0].detach()), f"{out}/{kind}.pt")
+            policy.save(f"{out}/{kind}-policy")
+        gathered = list(policy.model.parameters())
+        sharding.settle(policy.model)
+        assert all(p.untyped_storage().size() == 0 for p in gathered)  # the memory is free again
         trained = [p for p in policy.model.parameters() if p.requires_grad]
         assert all(sharding.full(p).numel() > p.to_local().numel() for p in trained)  # no process holds a whole one
         assert {p.dtype for p in trained} == {torch.float32}
-        batch = collate([policy.encode(chosen[0].prompt)], [[3, 4, 5]], policy.pad_id)
-        logp = token_logps(policy.model, batch)[0].detach()
-        with sharding.whole(policy.model):
-            if int(os.environ["RANK"]) == 0:
-                policy.save(f"{out}/{kind}-policy")
-                torch.save((batch, logp), f"{out}/{kind}.pt")
     run("lora", "killed", "rkl", on_step=die)
 run("lora", "killed", "rkl")
 """
@@ -128,6 +129,12 @@ def test_a_twin_shares_the_tensors_and_learns_nothing(tiny):
     twin = sharding.twin(tiny.model)
     pairs = list(zip(twin.parameters(), tiny.model.parameters(), strict=True))
     assert all(a.data_ptr() == b.data_ptr() and b.requires_grad and not a.requires_grad for a, b in pairs)
+
+
+def test_the_recipe_for_fsdp_is_read():
+    recipe, config = settings.parse(["--config", "recipes/paper_math_32b_fsdp.yaml"], "train", training.TrainConfig)
+    profile = models.PROFILES[recipe.model]
+    assert (profile.nf4, profile.lora_rank > 0, recipe.task, config.method) == (False, True, "math", "dph-js")
 
 
 def test_quantised_weights_are_refused():
