@@ -19,6 +19,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from dphrl_lite import sharding
+
 MANIFEST = "manifest.json"
 
 
@@ -151,19 +153,32 @@ def _is_partial(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".partial")
 
 
-def save_step(folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict):
-    """Write the checkpoint of `step` (trainable weights, optimizer, JSON-able `state`), then drop the older ones."""
+def save_step(
+    folder: Path,
+    step: int,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict,
+    write: bool = True,
+):
+    """Write the checkpoint of `step` (trainable weights, optimizer, JSON-able `state`), then drop the older ones.
 
-    def write(temporary: Path):
+    Of several processes one writes, and all call: what is sharded is gathered, and can be read by any number of them.
+    """
+    weights, moments = sharding.gather(_trainable(model), write), sharding.gather(_moments(optimizer), write)
+    if not write:
+        return
+
+    def write_files(temporary: Path):
         temporary.mkdir()
-        save_file(_trainable(model), temporary / "model.safetensors")
-        save_file(_moments(optimizer), temporary / "optimizer.safetensors")
+        save_file(weights, temporary / "model.safetensors")
+        save_file(moments, temporary / "optimizer.safetensors")
         (temporary / "state.json").write_text(json.dumps(state))
 
     older = _steps(folder)
     target = folder / f"step-{step:06d}"
     if target not in older:
-        write_whole(target, write)
+        write_whole(target, write_files)
     for path in older:
         if path != target:
             shutil.rmtree(path)
@@ -177,11 +192,13 @@ def load_latest(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Opt
     weights = load_file(steps[-1] / "model.safetensors")
     with torch.no_grad():
         for name, parameter in _trainable(model).items():
-            parameter.copy_(weights[name])
+            parameter.copy_(sharding.like(weights[name], parameter))
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     moments: dict = {}
     for key, value in load_file(steps[-1] / "optimizer.safetensors").items():
         index, name = key.split(".", 1)
-        moments.setdefault(int(index), {})[name] = value.item() if value.dtype == torch.int64 else value
+        value = value.item() if value.dtype == torch.int64 else sharding.like(value, parameters[int(index)])
+        moments.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
     return json.loads((steps[-1] / "state.json").read_text())
 
@@ -209,6 +226,7 @@ def _steps(folder: Path) -> list[Path]:
 
 
 def _trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    sharding.settle(model)
     return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
 
 

@@ -117,7 +117,7 @@ def run_train(argv: list[str]) -> int:
     """
     from pathlib import Path
 
-    from dphrl_lite import checkpoint, models, presampling, settings, training
+    from dphrl_lite import checkpoint, models, presampling, settings, sharding, training
 
     stages = (presampling.PartitionConfig, training.TrainConfig, Anyway)
     recipe, switches, config, given = settings.parse(argv, "train", *stages)
@@ -125,7 +125,7 @@ def run_train(argv: list[str]) -> int:
     parts = presampling.partition(presampling.load(recipe.presampling), **asdict(switches))
     folder = Path(recipe.out) / f"{config.method}-seed{config.seed}"
     check_memory(recipe.model, config, problems, anyway=given.anyway)
-    policy = models.load(recipe.model)
+    policy = models.load(recipe.model, device=sharding.load_device())
     run = training.train(policy, task, problems, parts, out=folder, in_place=True, **asdict(config))
     if training.PartialState().is_main_process:
         saved = folder / f"policy-{len(run.log):06d}"

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from dphrl_lite import sharding
+
+KNOWN = "final_logit_softcapping, logits_scaling or logit_scale"
 LOGITS_BYTES = 128 << 20  # of float32 logits computed at once
 
 
@@ -73,9 +76,14 @@ def token_logps(model, batch: TokenBatch, temperature: float = 1.0) -> tuple[Ten
         found = _in_chunks(model, inner, batch, temperature, max(1, at_once))
         if found is not None:
             return found
+        if sharding.asked():
+            raise NotImplementedError(
+                f"models of type {config.model_type!r} treat their logits in a way not known here, and would leave the other "
+                f"processes waiting; expected none, {KNOWN}. Launch with --multi_gpu instead of FSDP"
+            )
         warnings.warn(
             f"models of type {config.model_type!r} treat their logits in a way not known here, so all are held at once; "
-            "expected none, final_logit_softcapping, logits_scaling or logit_scale. Use smaller micro-batches",
+            f"expected none, {KNOWN}. Use smaller micro-batches",
             stacklevel=2,
         )
     logits = _forward(model, batch).logits[:, -batch.mask.shape[1] - 1 : -1]

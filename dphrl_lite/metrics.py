@@ -14,7 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from dphrl_lite import checkpoint, divergences
+from dphrl_lite import checkpoint, divergences, sharding
 
 LOG = "log.jsonl"
 
@@ -77,11 +77,10 @@ def _tails(log_u: Tensor) -> dict[str, float]:
 
 
 def gradient_parts(first: Sequence[Tensor], second: Sequence[Tensor]) -> dict[str, float]:
-    """Norms and cosine of two gradients, each a list of tensors (one per parameter)."""
-    norms = [torch.stack(torch._foreach_norm(list(g))).norm().item() for g in (first, second)]
-    dot = sum(torch.dot(a.flatten(), b.flatten()) for a, b in zip(first, second, strict=True)).item()
+    """Norms and cosine of two gradients, each a list of tensors (one per parameter), whole or sharded."""
+    norms = [sharding.dot(g, g) ** 0.5 for g in (first, second)]
     product = norms[0] * norms[1]
-    cosine = dot / product if product > 0 else None
+    cosine = sharding.dot(first, second) / product if product > 0 else None
     return {"gradient_norm_exploration": norms[0], "gradient_norm_penalty": norms[1], "gradient_cosine": cosine}
 
 
@@ -157,9 +156,9 @@ class Journal:
         if self.main and self.folder is not None:
             with (self.folder / LOG).open("a") as log:
                 log.write(_line(record))
-            if state is not None:
-                kept = state | {"records": self.records}
-                checkpoint.save_step(self.folder, len(self.records), model, optimizer, kept)
+        if state is not None and self.folder is not None:
+            kept = state | {"records": self.records}
+            checkpoint.save_step(self.folder, len(self.records), model, optimizer, kept, write=self.main)
 
 
 def _line(record: dict) -> str:

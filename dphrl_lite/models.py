@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
+from dphrl_lite import sharding
 from dphrl_lite.errors import unknown
 
 _THREADS = torch.get_num_threads()
@@ -58,6 +59,11 @@ PROFILES = {
         True,
         16,
         sizes=LLAMA_8B,
+    ),
+    "lora-32b": Profile(
+        "Qwen/Qwen2.5-32B-Instruct",
+        "32B parameters in bfloat16 with LoRA; needs 8 GPUs of 80 GB and FSDP",
+        lora_rank=16,
     ),
 }
 QUANTISATION = "quantization_config.json"  # beside an adapter: how the base was held that it was trained on
@@ -148,7 +154,7 @@ class Policy:
 
     def save(self, folder: str | Path):
         """Write model (or adapter, with how its base is held) and tokenizer in the Hugging Face formats, as safetensors."""
-        self.model.save_pretrained(folder)
+        self.model.save_pretrained(folder, state_dict=sharding.weights(self.model))
         self.tokenizer.save_pretrained(folder)
         if self.quantised:
             held = self.model.config.quantization_config.to_dict()

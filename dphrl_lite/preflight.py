@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from dphrl_lite import checkpoint
+from dphrl_lite import checkpoint, tracking
 from dphrl_lite.errors import lookup
 from dphrl_lite.models import Policy, need
 from dphrl_lite.objectives import METHODS, Method, rehearsal_divergence
@@ -61,10 +61,17 @@ class TrainConfig:
         default=True, metadata={"help": "log the two gradients apart; holds one more copy of the trained gradients"}
     )
     checkpoint_every: int = field(default=20, metadata={"help": "steps between checkpoints, where there is a folder"})
+    trackers: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "where else to log each step: tensorboard, wandb, mlflow, trackio, ... as accelerate knows them"
+        },
+    )
 
     def __post_init__(self):
         lookup(METHODS, "method", self.method)
         lookup(OPTIMIZERS, "optimizer", self.optimizer)
+        tracking.check(self.trackers or ())
         counted = ("steps", "problems_per_step", "minibatches", "rehearsal_per_step", "checkpoint_every")
         low = [name for name in counted if getattr(self, name) < 1]
         low += ["microbatch_tokens"] * (self.microbatch_tokens is not None and self.microbatch_tokens < 1)
@@ -204,7 +211,7 @@ def manifest(task: Task, method: Method, problems: Sequence[Problem], parts: Par
     rehearsal = [ids.tolist() for ids in parts.rehearsal["token_ids"]]
     data = checkpoint.digest([dataclasses.asdict(p) for p in problems], rehearsal)
     settings = dataclasses.asdict(config)
-    kept = {k: v for k, v in settings.items() if k not in ("steps", "checkpoint_every")}  # a run can be made longer
+    kept = {k: v for k, v in settings.items() if k not in ("steps", "checkpoint_every", "trackers")}  # these may change
     told = {"kind": "training"} | task.identity() | {"data": data} | kept
     if method.divergence:  # two divergences of one name are two runs
         f = rehearsal_divergence(method, config.alpha).f

@@ -17,9 +17,10 @@ How this differs from the paper (arXiv 2509.07430) and its release, and why:
 - Which problem comes when, and what is sampled for it, follows from the seed and the place in the data alone: a run that
   was killed goes on exactly, because there is no random state to lose.
 
-Under `accelerate launch` each process holds a whole copy of the policy, samples and trains its share of every batch, and
-gradients are summed; only the main process writes. What may be wrong with the inputs stands in `preflight`, what is logged in
-`metrics`, and how files survive a kill in `checkpoint`.
+Under `accelerate launch` each process samples and trains its share of every batch, gradients are summed, and only the main
+process writes. With `--multi_gpu` each holds a whole copy of the policy; with FSDP weights, gradients and optimizer are spread
+over them (`sharding`), and the weights come together layer by layer to train and all at once to sample. What may be wrong
+with the inputs stands in `preflight`, what is logged in `metrics`, and how files survive a kill in `checkpoint`.
 """
 
 import itertools
@@ -27,7 +28,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from dphrl_lite import checkpoint, divergences, preflight
+from dphrl_lite import checkpoint, divergences, preflight, sharding
 from dphrl_lite.batches import Forward, Order, Row, gap, packed, split, take_over, token_count
 from dphrl_lite.errors import lookup
 from dphrl_lite.metrics import LOG as LOG
@@ -49,6 +50,7 @@ from dphrl_lite.preflight import TrainConfig
 from dphrl_lite.presampling import Partition, seed_of
 from dphrl_lite.sampling import TokenBatch, collate, generate, pad, token_logps
 from dphrl_lite.tasks import Problem, Task
+from dphrl_lite.tracking import Trackers
 
 
 @dataclass
@@ -120,7 +122,9 @@ class _Trainer:
             )
         preflight.check_inputs(self.method, problems, parts, config)
         launched = "WORLD_SIZE" in os.environ  # asked for the CPU, accelerate would keep the whole session there
-        self.state = PartialState(cpu=launched and policy.device.type == "cpu")
+        self.sharded = sharding.asked()
+        on_cpu = policy.device.type == "cpu" and not (self.sharded and torch.cuda.is_available())
+        self.state = PartialState(cpu=launched and on_cpu)
         self.strength = self.method.strength if config.strength is None else config.strength
         by_id = {p.id: p for p in problems}
         self.problems = [by_id[i] for i in preflight.on_policy_ids(self.method, parts)]
@@ -130,9 +134,10 @@ class _Trainer:
         told |= {"weights": checkpoint.weights_digest(policy.model)}
         told |= {"optimizer": preflight.optimizer_name(config, policy.quantised, policy.device)}
         self.manifest = preflight.manifest(task, self.method, self.problems, parts, config) | told
-        kept = self.method.needs_reference and (policy.adapter or in_place)
-        self.reference = policy.reference() if kept else lambda: nullcontext(policy.model)  # which stays as it came in
         self.policy = policy if in_place else policy.copy()
+        self.reference = self._reference(policy, in_place)
+        if self.sharded:
+            sharding.shard(self.policy.model, self.state.device)
         self.microbatch_tokens = preflight.microbatch_tokens(config, len(policy.tokenizer))
         table = parts.rehearsal if self.method.rehearses else parts.rehearsal.iloc[:0]
         if "prompt" not in table:  # otherwise it holds what the reference saw
@@ -148,6 +153,14 @@ class _Trainer:
         self.optimizer = preflight.optimizer(self.policy, self.trainable, config)
         self._check_rehearsal()
 
+    def _reference(self, policy: Policy, in_place: bool) -> Callable:
+        """A context in which the reference answers: the adapter off, a frozen model, or the policy that came in."""
+        if self.sharded and self.method.needs_reference and not policy.adapter:
+            frozen = sharding.shard(sharding.twin(policy.model), self.state.device)
+            return lambda: nullcontext(frozen)
+        kept = self.method.needs_reference and (policy.adapter or in_place)
+        return policy.reference() if kept else lambda: nullcontext(policy.model)  # which stays as it came in
+
     def run(self, out: str | Path | None, on_step: Callable[[dict], object] | None, progress: bool) -> list[dict]:
         """All steps that are not done yet. Returns the records of all steps, those of earlier calls included."""
         main, steps, journal = self.state.is_main_process, self.config.steps, Journal(out, self.manifest, self.state)
@@ -159,17 +172,21 @@ class _Trainer:
             range(done, steps), initial=done, total=steps, desc=self.method.name, disable=not (progress and main)
         )
         self.policy.trained = True
-        for step in bar:
-            with checkpoint.explained(journal.folder):
-                record = self.step(step)
-                due = (step + 1) % self.config.checkpoint_every == 0 or step + 1 == steps
-                places = [self.exploration.place, self.rehearsal.place]
-                state = {"places": places, "recompute": self.recompute} if due else None
-                journal.add(record, self.policy.model, self.optimizer, state)
-            bar.set_postfix(reward=f"{records[-1]['reward']:.2f}", entropy=f"{records[-1]['entropy']:.2f}")
-            if main and on_step is not None:
-                on_step(records[-1])
+        names = (self.config.trackers or ()) if main and done < steps else ()
+        with Trackers(names, journal.folder, asdict(self.config) | {"strength": self.strength}) as trackers:
+            for step in bar:
+                with checkpoint.explained(journal.folder):
+                    record = self.step(step)
+                    due = (step + 1) % self.config.checkpoint_every == 0 or step + 1 == steps
+                    places = [self.exploration.place, self.rehearsal.place]
+                    state = {"places": places, "recompute": self.recompute} if due else None
+                    journal.add(record, self.policy.model, self.optimizer, state)
+                trackers.log(record)
+                bar.set_postfix(reward=f"{record['reward']:.2f}", entropy=f"{record['entropy']:.2f}")
+                if main and on_step is not None:
+                    on_step(record)
         self.policy.model.eval()
+        sharding.unshard(self.policy.model)  # whoever gets it need not know that it was
         return records
 
     # ---- the step ------------------------------------------------------------------------------------------------
@@ -245,7 +262,8 @@ class _Trainer:
     def _draw(self, prompts: list[list[int]], seeds: list[int], samples: int) -> list[list[Row]]:
         settings = {"temperature": self.config.temperature, "training_temperature": self.config.temperature}
         self.policy.model.eval()
-        drawn = generate(self.policy, prompts, samples, seeds=seeds, max_new_tokens=self.longest, **settings)
+        with sharding.whole(self.policy.model):
+            drawn = generate(self.policy, prompts, samples, seeds=seeds, max_new_tokens=self.longest, **settings)
         return [[Row(p, c.token_ids, c.logp) for c in group] for p, group in zip(prompts, drawn, strict=True)]
 
     def _in_order(self, mine: range, groups: list) -> list:
@@ -290,7 +308,9 @@ class _Trainer:
                 if penalty.requires_grad:
                     (self.strength * penalty * part.share).backward()
                 seen.add(part.share, penalty=penalty)
-                seen.log_u.append(divergences.masked_log_ratio(part.logp.detach(), part.stored, part.batch.mask))
+                if part.share > 0:
+                    log_u = divergences.masked_log_ratio(part.logp.detach(), part.stored, part.batch.mask)
+                    seen.log_u.append(log_u)
         for part in self._forwards(answers):
             logp_ref = self._reference_logp(part.batch)
             penalty = reference_penalty(self.method, part.logp, logp_ref, part.batch.mask)
@@ -303,21 +323,25 @@ class _Trainer:
         # activations are checkpointed in train mode only; a dropout that this wakes up is found by `_check_sampling`
         self.policy.model.train(self.checkpointing)
         for some in packed(rows, self.microbatch_tokens * processes):
-            if mine := some[index::processes]:
+            mine = some[index::processes]
+            share = token_count(mine) / token_count(rows)
+            mine = mine or some[: self.sharded]  # all who hold a part of the weights take part, if with a share of 0
+            if mine:
                 prompts, answers = [row.prompt for row in mine], [row.token_ids for row in mine]
                 batch = collate(prompts, answers, self.policy.pad_id, self.policy.device)
                 logp, entropy = token_logps(self.policy.model, batch, self.config.temperature)
                 stored = pad([row.logp for row in mine], 0.0).to(logp)
-                yield Forward(mine, batch, logp, stored, entropy, token_count(mine) / token_count(rows))
+                yield Forward(mine, batch, logp, stored, entropy, share)
 
     def _update(self, step: int) -> float:
-        norm = torch.nn.utils.clip_grad_norm_(self.trainable, self.config.gradient_clip).item()
+        norm = sharding.full(torch.nn.utils.clip_grad_norm_(self.trainable, self.config.gradient_clip)).item()
         if not np.isfinite(norm):
             raise FloatingPointError(
                 f"the gradient of step {step + 1} is {norm}; it was not applied, and the last checkpoint is intact. "
                 "Lower learning_rate or strength"
             )
         self.optimizer.step()
+        self.optimizer.zero_grad()  # sampling has better use for the memory
         return norm
 
     # ---- what the step needs -------------------------------------------------------------------------------------
@@ -332,7 +356,7 @@ class _Trainer:
     def _sum_over_processes(self):
         for p in self.trainable:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-            if self.state.num_processes > 1:
+            if self.state.num_processes > 1 and not self.sharded:
                 torch.distributed.all_reduce(p.grad)
 
     def _reference_logp(self, batch: TokenBatch) -> torch.Tensor:

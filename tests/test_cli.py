@@ -14,6 +14,7 @@ from dphrl_lite.training import read_log
 
 # the launcher's name for several processes, on a machine without a GPU too
 MULTI = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+FSDP = ["--config_file", "recipes/accelerate/fsdp.yaml", "--main_process_port", "0"]
 PACKAGES = tuple(doctor.Package(name, ">=1", "qlora", "1.0", True) for name in ("bitsandbytes", "peft"))
 LAPTOP = doctor.Machine(PACKAGES, ram_gb=8, ram_free_gb=6, disk_free_gb=50, data=frozenset(doctor.DATA))
 CARD = replace(LAPTOP, device="cuda", device_name="NVIDIA T4", gpu_gb=14.6)
@@ -162,7 +163,8 @@ def test_presample_and_train_share_a_folder(tmp_path, capsys):
 def test_two_launched_processes_share_the_work_of_one(tmp_path):
     """In float32 sums over two processes round differently; in float64 see test_two_processes_train_like_one."""
     train = ["-m", "dphrl_lite.cli", "train", "--limit", "12", "--steps", "2", "--problems_per_step", "8"]
-    launchers = {"one": [sys.executable], "two": [sys.executable, "-m", "accelerate.commands.launch", *MULTI]}
+    launch = [sys.executable, "-m", "accelerate.commands.launch"]
+    launchers = {"one": [sys.executable], "two": [*launch, *MULTI], "fsdp": [*launch, *FSDP]}
     policies = {}
     for name, launcher in launchers.items():
         assert cli.main(["presample", "--limit", "12", "--out", str(tmp_path / name)]) == 0
@@ -172,8 +174,11 @@ def test_two_launched_processes_share_the_work_of_one(tmp_path):
         run = tmp_path / name / "dph-js-seed0"
         assert [record["step"] for record in read_log(run)] == [1, 2]
         policies[name] = load_file(run / "policy-000002" / "model.safetensors")
-    gaps = [(policies["one"][key] - policies["two"][key]).abs().max().item() for key in policies["one"]]
-    assert 0 < max(gaps) < 1e-5  # 0 would mean that each of the two did everything
+    for name in ("two", "fsdp"):
+        assert policies[name].keys() == policies["one"].keys()
+        gaps = [(policies["one"][key] - policies[name][key]).abs().max().item() for key in policies["one"]]
+        assert 0 < max(gaps) < 1e-5, name  # 0 would mean that each of the two did everything
+    assert models.load(tmp_path / "fsdp" / "dph-js-seed0" / "policy-000002").max_new_tokens == 12
 
 
 def test_train_before_presample_says_so(tmp_path, capsys):

@@ -589,10 +589,23 @@ def test_overflow_is_named_whichever_way_it_comes(train, settings):
         train(**settings)
 
 
+def test_the_progress_bar_of_a_resumed_run_counts_what_is_left(train, tmp_path, monkeypatch):
+    bars, shown, real = [], [], training.tqdm
+    monkeypatch.setattr(training, "tqdm", lambda *a, **k: bars.append(real(*a, **k, miniters=1)) or bars[-1])
+    train("grpo", out=tmp_path, steps=2, progress=True)
+    seen = lambda record: shown.append(bars[-1].format_dict | {"n": record["step"]})
+    run = train("grpo", out=tmp_path, steps=5, progress=True, on_step=seen)
+    assert [(bar["initial"], bar["n"], bar["total"]) for bar in shown] == [(2, 3, 5), (2, 4, 5), (2, 5, 5)]
+    last = run.log.iloc[-1]
+    assert bars[-1].postfix == f"entropy={last['entropy']:.2f}, reward={last['reward']:.2f}"
+    # two steps took 20 s since the resumption, so the one that is left takes 10 s: not 5 s, as if four had
+    assert "[00:20<00:10," in real.format_meter(**shown[1] | {"elapsed": 20.0, "rate": None, "ncols": None})
+
+
 # ---- several processes -----------------------------------------------------------------------------------------------
 
 TWO = """
-import sys, torch
+import os, sys, torch
 from dphrl_lite import models, presampling, tasks, training
 from dphrl_lite.tasks.countdown import problems
 
@@ -605,11 +618,14 @@ for method in sys.argv[2:]:
     assert len(run.log) == 2
     assert len(steps) == (2 if run.policy is not None and torch.distributed.get_rank() == 0 else 0)
     assert torch.distributed.get_world_size() == 2
+    assert hasattr(run.policy.model, "unshard") == (os.environ["ACCELERATE_USE_FSDP"] == "true")
 """
 
 
-def test_two_processes_train_like_one(double, countdown, tmp_path):
-    """Same global batch, same parameters: sums over processes are token means of the whole, whoever holds which token."""
+@pytest.mark.parametrize("sharded", ["false", "true"])
+def test_two_processes_train_like_one(double, countdown, tmp_path, sharded):
+    """Same global batch, same parameters: sums over processes are token means of the whole, whoever holds which token; and
+    so where each holds one half of the weights only."""
     policy, problems, parts = double
     methods = ["dph-js", "dapo", "rkl", "dph-js-definition"]
     settings = {"steps": 2, "problems_per_step": 7, "samples": 3, "rehearsal_per_step": 9, "microbatch_tokens": 120}
@@ -617,6 +633,7 @@ def test_two_processes_train_like_one(double, countdown, tmp_path):
     script.write_text(TWO.replace("SETTINGS", repr(settings)))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    environment["ACCELERATE_USE_FSDP"] = sharded
     done = subprocess.run(
         [*launch, str(tmp_path), *methods], env=environment, capture_output=True, text=True, timeout=240
     )
