@@ -8,3 +8,31 @@ LLAMA = SIZES | {
     "pad_token_id": 0,
     "bos_token_id": None,
 }
+
+
+def bytes_policy(folder, pairs, steps=100):
+    """Save a small Llama that reads and writes bytes, overfitted on the ends of (prompt, answer) `pairs`, into `folder`."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = {word: i for i, word in enumerate([*sorted(pre_tokenizers.ByteLevel.alphabet()), "<end>"])}
+    backend = Tokenizer(models.BPE(vocab=words, merges=[]))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<end>")
+    torch.manual_seed(0)
+    sizes = SIZES | {"vocab_size": len(words), "intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, eos_token_id=words["<end>"], bos_token_id=None, pad_token_id=None))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for step in range(steps):
+        prompt, answer = (tokenizer(text[-256:])["input_ids"] for text in pairs[step % len(pairs)])
+        ids = torch.tensor([[*prompt, *answer, words["<end>"]]])
+        labels = ids.clone()
+        labels[:, : len(prompt)] = -100
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.generation_config.max_new_tokens = max(len(answer.encode()) for _, answer in pairs) + 1
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
