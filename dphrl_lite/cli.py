@@ -4,6 +4,7 @@
 
 import argparse
 import importlib.metadata
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -58,9 +59,10 @@ class Share:
     )
 
     def pair(self) -> tuple[int, int] | None:
-        """`shard` as two numbers."""
+        """`shard` as two numbers; under `accelerate launch` each process has its own. None: there is only one."""
+        launched = int(os.environ.get("WORLD_SIZE", 1))
         if self.shard is None:
-            return None
+            return (int(os.environ["RANK"]), launched) if launched > 1 else None
         i, _, n = self.shard.partition("/")
         if not (i.isdecimal() and n.isdecimal()):
             raise ValueError(f"--shard must look like 0/4, the first of four shares; got {self.shard!r}")
@@ -89,11 +91,18 @@ def run_presample(argv: list[str]) -> int:
     task, problems, shard = recipe.load_task(), recipe.load_problems(), share.pair()
     presampling.partition_counts(config.samples, [0], switches.threshold)  # refuses an impossible threshold now
     policy = models.load(recipe.model)
-    rollouts = presampling.sample(policy, task, problems, out=recipe.presampling, shard=shard, **asdict(config))
+    where = {"out": recipe.presampling, "shard": shard, "progress": is_shown()}
+    rollouts = presampling.sample(policy, task, problems, **where, **asdict(config))
     print(f"{len(rollouts)} completions in {recipe.presampling}")
-    if shard is None:
+    if not presampling.missing(recipe.presampling):  # of several shares, whichever ends last
+        rollouts = presampling.load(recipe.presampling) if shard else rollouts
         print(presampling.partition(rollouts, **asdict(switches)).summary().to_string(index=False))
     return 0
+
+
+def is_shown() -> bool:
+    """Whether this process shows progress bars: of several on one machine, the first."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def run_train(argv: list[str]) -> int:
@@ -129,7 +138,7 @@ def run_evaluate(argv: list[str]) -> int:
     base = chosen.against or recipe.evaluation(None)[0]
     base = evaluation.read(base) if chosen.against or (chosen.policy and base.is_dir()) else None
     policy = models.load(chosen.policy or recipe.model)
-    table = evaluation.evaluate(policy, sets, config, folder, shard, **run)
+    table = evaluation.evaluate(policy, sets, config, folder, shard, is_shown(), **run)
     if table is None:
         print(f"this share is in {folder}; the one that ends last prints the tables")
         return 0

@@ -143,12 +143,12 @@ def evaluate(
             _draw(policy, some, config, out / some.name, labels[some.name], shard)
         if any(presampling.missing(manifest.parent) for some in sets for manifest in (out / some.name).glob(MANIFESTS)):
             return None
+        labels = dict.fromkeys(labels, False)  # what is there is only read
     for some in sets:
         found = outcomes(policy, some, config, out / some.name, labels[some.name]).assign(**run)
         found = found[COLUMNS + [column for column in ("in_domain", "greedy") if column in found]]
-        checkpoint.write_whole(
-            out / f"{some.name}.parquet", lambda path, found=found: found.to_parquet(path, index=False)
-        )
+        path = out / f"{some.name}.parquet"
+        checkpoint.write_whole(path, lambda temporary, found=found: found.to_parquet(temporary, index=False))
         tables.append(found)
     return pd.concat(tables, ignore_index=True)
 
@@ -183,10 +183,8 @@ def _scores(part: pd.DataFrame, ks: Iterable[int], confidence: float) -> dict[st
     found = Outcomes.from_counts(part["n"], part["c"])
     row = {"problems": len(part)} | ({"greedy": part["greedy"].mean()} if "greedy" in part else {})
     row[f"mean@{part['n'].max()}"] = (part["c"] / part["n"]).mean()
-    for k, mean, low, high in found.pass_at_k(list(ks), confidence)[["k", "mean", "low", "high"]].itertuples(
-        index=False
-    ):
-        row |= {f"Pass@{k:g}": mean, f"low {k:g}": low, f"high {k:g}": high}
+    for of in found.pass_at_k(list(ks), confidence).itertuples():
+        row |= {f"Pass@{of.k}": of.mean, f"low {of.k}": of.low, f"high {of.k}": of.high}
     return row | {"cover@0.5": float(found.cover_at(0.5)), "distinct": part["distinct"].mean()}
 
 
@@ -209,11 +207,13 @@ def changes(base: pd.DataFrame, table: pd.DataFrame, k: int) -> pd.DataFrame:
 
 def report(table: pd.DataFrame, config: EvaluateConfig, base: pd.DataFrame | None = None) -> str:
     """The tables of an evaluation in Markdown; with the outcomes of `base`, what has changed since at the largest k."""
-    bands = (
-        f"in brackets {config.confidence:.0%} bootstrap bands over problems; distinct: different right answers to one"
+    text = (
+        f"{config.samples} answers to each problem at temperature {config.temperature:g}, top-p {config.top_p:g}; in "
     )
-    sampled = f"{config.samples} answers to each problem at temperature {config.temperature:g}, top-p {config.top_p:g}"
-    text = f"{sampled}; {bands}.\n\n{markdown(scores(table, config.all_ks, config.confidence))}\n"
+    text += (
+        f"brackets {config.confidence:.0%} bootstrap bands over problems; distinct: different right answers to one.\n"
+    )
+    text += f"\n{markdown(scores(table, config.all_ks, config.confidence))}\n"
     if base is not None:
         k = min(config.all_ks[-1], base["n"].min())
         than = f"{base['method'].iloc[0]}: expected number of problems solved with k = {k} answers"

@@ -10,8 +10,8 @@ LLAMA = SIZES | {
 }
 
 
-def bytes_policy(folder, pairs, steps=100):
-    """Save a small Llama that reads and writes bytes, overfitted on the ends of (prompt, answer) `pairs`, into `folder`."""
+def bytes_policy(folder, prompts, answer, steps=40):
+    """Save a small Llama that reads and writes bytes and one word, the `answer` that it has learnt to give to `prompts`."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -20,19 +20,20 @@ def bytes_policy(folder, pairs, steps=100):
     backend = Tokenizer(models.BPE(vocab=words, merges=[]))
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<end>")
+    tokenizer.add_tokens([answer])
     torch.manual_seed(0)
-    sizes = SIZES | {"vocab_size": len(words), "intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
-    model = LlamaForCausalLM(LlamaConfig(**sizes, eos_token_id=words["<end>"], bos_token_id=None, pad_token_id=None))
+    sizes = LLAMA | {"vocab_size": len(tokenizer), "eos_token_id": words["<end>"], "pad_token_id": None}
+    model = LlamaForCausalLM(LlamaConfig(**sizes))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for step in range(steps):
-        prompt, answer = (tokenizer(text[-256:])["input_ids"] for text in pairs[step % len(pairs)])
-        ids = torch.tensor([[*prompt, *answer, words["<end>"]]])
+        prompt = tokenizer(prompts[step % len(prompts)])["input_ids"][-256:]
+        ids = torch.tensor([[*prompt, len(tokenizer) - 1, words["<end>"]]])
         labels = ids.clone()
         labels[:, : len(prompt)] = -100
         model(input_ids=ids, labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    model.generation_config.max_new_tokens = max(len(answer.encode()) for _, answer in pairs) + 1
+    model.generation_config.max_new_tokens = 8
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)

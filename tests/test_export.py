@@ -16,7 +16,7 @@ TOLD = {"method": "dph-js", "learning_rate": 1e-5}, {"sources": "bird/train.json
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    return bytes_policy(tmp_path_factory.mktemp("base"), [("1 + 1 =", "2")], steps=3)
+    return bytes_policy(tmp_path_factory.mktemp("base"), ["1 + 1 ="], "two", steps=3)
 
 
 def stirred(policy):

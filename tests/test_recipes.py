@@ -2,6 +2,7 @@
 and a model that is small enough and knows one answer."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -16,7 +17,7 @@ from dphrl_lite.tasks.problems import BOXED
 from dphrl_lite.training import TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PAPER = sorted((REPOSITORY / "recipes").glob("paper_*.yaml"))
+PAPER = [REPOSITORY / f"recipes/paper_{task}_{model}.yaml" for task in ("sql", "math") for model in ("llama", "qwen")]
 # what the paper and the readme of its release try for each method
 TRIED = {"rkl": (0.01, 0.01), "rkl-k3": (0.01, 0.01), "dph-f": (0.01, 0.05), "dph-js": (0.05, 0.2)}
 TRIED |= {"dph-alpha": (0.01, 0.05), "sft": (0.01, 0.05), "dph-js-definition": (0.1, 0.4)}
@@ -30,7 +31,7 @@ def test_each_method_of_the_paper_has_its_strength_in_each_recipe(path):
     assert recipe.model in ("qlora-7b", "qlora-llama-8b") and recipe.out == f"runs/{path.stem}"
     assert drawn.samples >= parts.threshold and drawn.max_new_tokens == train.max_new_tokens
     for method in METHODS:
-        config, _ = recipe.run(settings.dataclasses.replace(train, method=method))
+        config, _ = recipe.run(replace(train, method=method))
         low, high = TRIED.get(method, (0, 0))
         assert low <= (config.strength or 0) <= high
     sets = {"bird-dev", "spider-dev", "aime24", "amc23", "math500", "olympiadbench", "college-math"}
@@ -68,9 +69,12 @@ def world(shared_data, tmp_path_factory):
     ]
     hub["open-r1/DAPO-Math-17k-Processed"] = train
     end = "\n-- Hint: all rows\n-- Answer with one SQLite query."
-    pairs = {"sql": [(f"-- {row['question']}{end}", spider[0]["query"]) for row in spider]}
-    pairs["math"] = [(f"{row['prompt']}\n{BOXED}", f"\\boxed{{{train[0]['solution']}}}") for row in train]
-    policies = {task: bytes_policy(folder / f"model-{task}", some) for task, some in pairs.items()}
+    asking = {
+        "sql": [f"-- {row['question']}{end}" for row in spider],
+        "math": [f"{r['prompt']}\n{BOXED}" for r in train],
+    }
+    knows = {"sql": spider[0]["query"], "math": f"\\boxed{{{train[0]['solution']}}}"}
+    policies = {task: bytes_policy(folder / f"model-{task}", asking[task], knows[task]) for task in knows}
     return folder, hub, policies
 
 
@@ -91,7 +95,7 @@ def test_a_recipe_runs_from_end_to_end_and_a_second_time_draws_nothing(
     monkeypatch.setattr(datasets, "load_dataset", lambda name, config, split: datasets.Dataset.from_list(hub[name]))
     task = recipe.split("_")[1]
     given = ["--config", f"recipes/{recipe}.yaml", "--model", policies[task], "--out", str(tmp_path)]
-    short = [*given, "--max-new-tokens", "40"]
+    short = [*given, "--max-new-tokens", "8"]
     train = ["train", *short, "--steps", "1", "--problems_per_step", "2", "--samples", "2", "--rehearsal_per_step", "2"]
     train += ["--threshold", "2", "--method", *method]
     evaluate = ["evaluate", *short, "--samples", "2", "--ks", "1", "2"]
@@ -110,4 +114,4 @@ def test_a_recipe_runs_from_end_to_end_and_a_second_time_draws_nothing(
     assert f"| method | {method[0]} |" in card and f"| out of domain | {out} |" in card
     monkeypatch.setattr(presampling, "generate", None)
     assert cli.main(train) == cli.main([*evaluate, *policy]) == 0
-    assert capsys.readouterr().out.split("8 answers")[-1].strip().endswith(printed.strip()[-300:])
+    assert capsys.readouterr().out.endswith(printed[-300:])
