@@ -59,9 +59,10 @@ class Share:
     )
 
     def pair(self) -> tuple[int, int] | None:
-        """`shard` as two numbers."""
+        """`shard` as two numbers; under `accelerate launch` each process has its own. None: there is only one."""
+        launched = int(os.environ.get("WORLD_SIZE", 1))
         if self.shard is None:
-            return None
+            return (int(os.environ["RANK"]), launched) if launched > 1 else None
         i, _, n = self.shard.partition("/")
         if not (i.isdecimal() and n.isdecimal()):
             raise ValueError(f"--shard must look like 0/4, the first of four shares; got {self.shard!r}")
@@ -86,6 +87,19 @@ def check_memory(*arguments, **settings):
         print(text if alone else f"{text}\n(of one process, without sharding)", file=sys.stderr)
 
 
+@dataclass(frozen=True)
+class Evaluated(Share):
+    """Which policy `dphrl evaluate` samples; no part of a recipe."""
+
+    policy: str | None = field(
+        default=None, metadata={"help": "folder (or hub id) of a trained policy; None: the recipe's model, untrained"}
+    )
+    against: str | None = field(
+        default=None,
+        metadata={"help": "folder of the evaluation to compare with; None: the untrained model's, where it is there"},
+    )
+
+
 def run_presample(argv: list[str]) -> int:
     """Sample the reference, verify, and print how the problems fall."""
     from dphrl_lite import models, preflight, presampling, settings
@@ -102,11 +116,18 @@ def run_presample(argv: list[str]) -> int:
     )
     check_memory(recipe.model, shape, problems, training=False, anyway=given.anyway)
     policy = models.load(recipe.model)
-    rollouts = presampling.sample(policy, task, problems, out=recipe.presampling, shard=shard, **asdict(config))
+    where = {"out": recipe.presampling, "shard": shard, "progress": is_shown()}
+    rollouts = presampling.sample(policy, task, problems, **where, **asdict(config))
     print(f"{len(rollouts)} completions in {recipe.presampling}")
-    if shard is None:
+    if not presampling.missing(recipe.presampling):  # of several shares, whichever ends last
+        rollouts = presampling.load(recipe.presampling) if shard else rollouts
         print(presampling.partition(rollouts, **asdict(switches)).summary().to_string(index=False))
     return 0
+
+
+def is_shown() -> bool:
+    """Whether this process shows progress bars: of several on one machine, the first."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def run_train(argv: list[str]) -> int:
@@ -115,29 +136,71 @@ def run_train(argv: list[str]) -> int:
     `accelerate launch --multi_gpu --num_processes 2 -m dphrl_lite.cli train ...` runs it on two GPUs, or without any on two
     processes of the CPU.
     """
-    from pathlib import Path
-
-    from dphrl_lite import checkpoint, models, presampling, settings, sharding, training
+    from dphrl_lite import checkpoint, export, models, presampling, settings, sharding, training
 
     stages = (presampling.PartitionConfig, training.TrainConfig, Anyway)
     recipe, switches, config, given = settings.parse(argv, "train", *stages)
     task, problems = recipe.load_task(), recipe.load_problems()
     parts = presampling.partition(presampling.load(recipe.presampling), **asdict(switches))
-    folder = Path(recipe.out) / f"{config.method}-seed{config.seed}"
+    config, folder = recipe.run(config)
     check_memory(recipe.model, config, problems, anyway=given.anyway)
     policy = models.load(recipe.model, device=sharding.load_device())
     run = training.train(policy, task, problems, parts, out=folder, in_place=True, **asdict(config))
     if training.PartialState().is_main_process:
         saved = folder / f"policy-{len(run.log):06d}"
         if not saved.exists():
-            checkpoint.write_whole(saved, run.policy.save)
+            told = export.facts(folder, recipe.presampling, recipe.problems, parts)
+            checkpoint.write_whole(saved, lambda path: export.save(run.policy, path, *told))
         print(f"{folder}, step {len(run.log)}:\n{run.log.iloc[-1].to_string()}\npolicy: {saved}")
     return 0
+
+
+def run_evaluate(argv: list[str]) -> int:
+    """Sample a policy on the recipe's problem sets; print Pass@k, and what has changed since another evaluation."""
+    from dphrl_lite import checkpoint, evaluation, export, models, settings
+
+    recipe, config, chosen = settings.parse(argv, "evaluate", evaluation.EvaluateConfig, Evaluated)
+    sets, shard = settings.problem_sets(config), chosen.pair()
+    folder, run = recipe.evaluation(chosen.policy)
+    base = chosen.against or recipe.evaluation(None)[0]
+    base = evaluation.read(base) if chosen.against or (chosen.policy and base.is_dir()) else None
+    policy = models.load(chosen.policy or recipe.model)
+    table = evaluation.evaluate(policy, sets, config, folder, shard, is_shown(), **run)
+    if table is None:
+        print(f"this share is in {folder}; the one that ends last prints the tables")
+        return 0
+    report = evaluation.report(table, config, base)
+    checkpoint.write_whole(folder / "report.md", lambda path: path.write_text(report))
+    print(f"{folder}: {report}")
+    if chosen.policy:
+        export.add_scores(chosen.policy, report)
+    return 0
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    """Merge a trained adapter into its base."""
+    import torch
+
+    from dphrl_lite import export
+
+    merged = export.merge(arguments.policy, arguments.out, arguments.dtype and getattr(torch, arguments.dtype))
+    print(f"{arguments.out}: {merged.num_parameters():,} parameters in {merged.dtype}")
+    return 0
+
+
+def add_export_arguments(parser: argparse.ArgumentParser):
+    """The flags of `dphrl export`."""
+    parser.add_argument("--policy", required=True, help="folder of the adapter, as `dphrl train` saves it")
+    parser.add_argument("--out", required=True, help="a new folder for the merged model")
+    help = "of the merged weights (default: as the base is stored)"
+    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], help=help)
 
 
 COMMANDS = {
     "presample": Command("sample the reference once and verify every answer", run_presample, recipe=True),
     "train": Command("train with one method on what presample wrote", run_train, recipe=True),
+    "evaluate": Command("Pass@k of a policy on the recipe's problem sets", run_evaluate, recipe=True),
+    "export": Command("merge a trained adapter into its base model", run_export, add_export_arguments),
     "experiment": Command(
         "compare methods on the miniature and print Pass@k", run_experiment, add_experiment_arguments
     ),

@@ -1,4 +1,4 @@
-"""Runs side by side: the miniature's problems, evaluation, and tables of outcomes. The method itself lives in `training`.
+"""Runs side by side: the miniature's problems, and tables of outcomes of several runs. The method itself lives in `training`.
 
 Outcomes are a pandas table, one row per model and problem, with the columns `COLUMNS`; on disk they are Parquet. They
 hold counts only, so that every figure can be drawn again, by anyone, without a model.
@@ -12,15 +12,15 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from dphrl_lite import models, presampling, tasks, training
+from dphrl_lite import evaluation, models, presampling, tasks, training
 from dphrl_lite.checkpoint import claim, weights_digest, write_whole
+from dphrl_lite.evaluation import COLUMNS, EvaluateConfig, ProblemSet
 from dphrl_lite.models import DATA, Policy
 from dphrl_lite.objectives import METHODS
 from dphrl_lite.passk import Outcomes
 from dphrl_lite.tasks import Problem, Task
 from dphrl_lite.tasks.countdown import problems
 
-COLUMNS = ["domain", "split", "family", "method", "strength", "seed", "problem", "n", "c", "distinct"]
 FIRST_LOOK = DATA / "runs" / "first_look"
 KS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -69,12 +69,9 @@ def evaluate(
     """
     if not families:
         raise ValueError("no families of problems given; expected a dict such as {'cd3': [...problems...]}")
-    frames = []
-    for family, chosen in tqdm(families.items(), desc=f"evaluating {method}", unit="family", disable=not progress):
-        # many at once: faster, and the same problems come in the same batches every time
-        rollouts = presampling.sample(policy, task, chosen, samples, seed=1, problems_per_batch=16, progress=False)
-        table = presampling.counts(rollouts).rename(columns={"problem_id": "problem"})
-        frames.append(table.assign(domain=task.name, split="test", family=family))
+    config, sets = EvaluateConfig(samples=samples, greedy=False), [ProblemSet(f, task, families[f]) for f in families]
+    bar = tqdm(sets, desc=f"evaluating {method}", unit="family", disable=not progress)
+    frames = [evaluation.outcomes(policy, family, config, progress=False) for family in bar]
     return pd.concat(frames, ignore_index=True).assign(method=method, strength=strength, seed=seed)[COLUMNS]
 
 

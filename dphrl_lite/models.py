@@ -154,6 +154,9 @@ class Policy:
 
     def save(self, folder: str | Path):
         """Write model (or adapter, with how its base is held) and tokenizer in the Hugging Face formats, as safetensors."""
+        for config in self.model.peft_config.values() if self.adapter else ():
+            if Path(config.base_model_name_or_path).is_dir():  # as it was typed, it would be found from one place alone
+                config.base_model_name_or_path = str(Path(config.base_model_name_or_path).resolve())
         self.model.save_pretrained(folder, state_dict=sharding.weights(self.model))
         self.tokenizer.save_pretrained(folder)
         if self.quantised:

@@ -56,7 +56,7 @@ def sample(
     out: str | Path | None = None,
     *,
     shard: tuple[int, int] | None = None,
-    progress: bool = True,
+    progress: bool | str = True,
     **settings,
 ) -> pd.DataFrame:
     """Draw `samples` completions of each problem, with log-probs, and verify each.
@@ -72,7 +72,7 @@ def sample(
         out: folder for Parquet shards. A run that was stopped goes on where it was; None keeps all in memory.
         shard: `(i, n)` computes every n-th shard from the i-th on, for n processes that share `out`. Folders of their own
             can be put together by copying their files into one.
-        progress: show a progress bar.
+        progress: show a progress bar; a text becomes its label.
         **settings: further fields of `PresampleConfig`.
 
     Returns:
@@ -91,12 +91,13 @@ def sample(
         start // size: problems[start : start + size] for start in range(first * size, len(problems), step * size)
     }
     frames, total = [], sum(map(len, shards.values()))
-    with tqdm(total=total, desc=f"sampling {samples} each", unit="problem", disable=not progress) as bar:
+    label = progress if isinstance(progress, str) else f"sampling {samples} each"
+    with tqdm(total=total, desc=label, unit="problem", disable=not progress) as bar:
         for index, some in shards.items():
             frames.append(_shard(folder, index, lambda some=some: _rollouts(policy, task, some, config, bar)))
             bar.update(sum(map(len, frames)) // samples - bar.n)  # a shard that was read moves it too
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
-    if folder and not _missing(folder):
+    if folder and not missing(folder):
         _write_totals(folder, table if shard is None else None)
     return table
 
@@ -154,14 +155,14 @@ def load(folder: str | Path) -> pd.DataFrame:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    missing = _missing(folder)
-    if missing:
+    lacking = missing(folder)
+    if lacking:
         size, count = manifest["problems_per_shard"], manifest["problem_count"]
         shown = [
-            f"{_shard_path(folder, i).name} (problems {i * size} to {min(count, i * size + size) - 1})" for i in missing
+            f"{_shard_path(folder, i).name} (problems {i * size} to {min(count, i * size + size) - 1})" for i in lacking
         ]
         raise FileNotFoundError(
-            f"{folder} lacks {len(missing)} of its shards: {', '.join(shown[:8])}{' ...' if len(shown) > 8 else ''}. "
+            f"{folder} lacks {len(lacking)} of its shards: {', '.join(shown[:8])}{' ...' if len(shown) > 8 else ''}. "
             "Give the same command again (without --shard, or with each share): only what is missing is computed"
         )
     return pd.concat([_read(path) for path in _paths(folder)], ignore_index=True)
@@ -182,7 +183,9 @@ def _paths(folder: Path) -> list[Path]:
     return [_shard_path(folder, index) for index in range(shards)]
 
 
-def _missing(folder: Path) -> list[int]:
+def missing(folder: str | Path) -> list[int]:
+    """Numbers of the shards that a run in `folder` still lacks."""
+    folder = Path(folder)
     return [index for index, path in enumerate(_paths(folder)) if not path.is_file()]
 
 

@@ -8,23 +8,31 @@ import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import yaml
 from transformers import HfArgumentParser
 
-from dphrl_lite import tasks
-from dphrl_lite.errors import unknown
+from dphrl_lite import checkpoint, tasks
+from dphrl_lite.errors import lookup, unknown
+from dphrl_lite.evaluation import EvaluateConfig, ProblemSet, run_name
+from dphrl_lite.objectives import METHODS
 from dphrl_lite.presampling import PartitionConfig, PresampleConfig
 from dphrl_lite.tasks import Problem, Task
 from dphrl_lite.training import TrainConfig
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Model and data: the top level of a recipe. Relative paths start where the command is given."""
+@cache
+def _task(name: str, *settings: tuple[str, object]) -> Task:
+    """One task for all problem sets with the same settings: it has processes of its own."""
+    return tasks.get(name, **dict(settings))
 
-    model: str = field(default="tiny", metadata={"help": "a profile, a folder, or a hub id"})
+
+@dataclass(frozen=True)
+class Data:
+    """Problems and their verifier: the top level of a recipe, and each problem set. Paths start where the command is given."""
+
     task: str = field(default="countdown", metadata={"help": "countdown, sql or math"})
     databases: str | None = field(default=None, metadata={"help": "sql: the folder of databases"})
     comparison: str | None = field(default=None, metadata={"help": "sql: bag (Spider's rule) or set (BIRD's)"})
@@ -44,12 +52,12 @@ class Recipe:
     )
     split: str | None = field(default=None, metadata={"help": "split of the sources"})
     limit: int | None = field(default=None, metadata={"help": "problems taken from each source; None: all"})
-    out: str = field(default="runs/recipe", metadata={"help": "folder for everything this recipe makes"})
-
-    @property
-    def presampling(self) -> Path:
-        """The folder of the rollouts."""
-        return Path(self.out) / "presampling"
+    skip_broken: bool = field(
+        default=False,
+        metadata={
+            "help": "leave out problems without an answer, or whose own answer fails, such as a gold query with an error"
+        },
+    )
 
     def load_task(self) -> Task:
         """The verifier. Raises `ValueError` for a setting that the task does not have."""
@@ -60,11 +68,17 @@ class Recipe:
             raise ValueError(
                 f"the task {self.task!r} has no {' and no '.join(sorted(strange))}: leave it out of the recipe"
             )
-        return tasks.get(self.task, **given)
+        return _task(self.task, *given.items())
 
     def load_problems(self) -> list[Problem]:
-        """The problems of all sources, one source after the other."""
-        return [problem for source in self.problems for problem in self._source(source)]
+        """The problems of all sources, one source after the other; with `skip_broken` those that can be verified."""
+        found = [problem for source in self.problems for problem in self._source(source)]
+        if not self.skip_broken:
+            return found
+        usable = self.load_task().usable(found)
+        broken = len(found) - len(usable)
+        print(f"{', '.join(self.problems)}: {broken} of {len(found)} answers fail, their problems are left out")
+        return usable
 
     def _source(self, source: str) -> list[Problem]:
         columns = self.columns
@@ -74,10 +88,61 @@ class Recipe:
                 raise ValueError(f"columns {columns} must be one mapping's name, or pairs such as prompt=question")
             columns = columns[0] if named else dict(pair.split("=", 1) for pair in columns)
         where = {"split": self.split, "columns": columns, "databases": self.databases}
-        return tasks.load_problems(source, limit=self.limit, **where)
+        return tasks.load_problems(source, limit=self.limit, skip_unanswered=self.skip_broken, **where)
 
 
-SECTIONS = {"presample": PresampleConfig, "partition": PartitionConfig, "train": TrainConfig}
+@dataclass(frozen=True)
+class Recipe(Data):
+    """Model and training data: the top level of a recipe."""
+
+    model: str = field(default="tiny", metadata={"help": "a profile, a folder, or a hub id"})
+    out: str = field(default="runs/recipe", metadata={"help": "folder for everything this recipe makes"})
+    strengths: list[str] | None = field(
+        default=None, metadata={"help": "eta or beta by method, as in dph-js=0.2: taken where `strength` is not given"}
+    )
+
+    @property
+    def presampling(self) -> Path:
+        """The folder of the rollouts."""
+        return Path(self.out) / "presampling"
+
+    def evaluation(self, policy: str | None) -> tuple[Path, dict]:
+        """The folder of a policy's evaluation (None: the untrained model's), and the run that the policy comes from."""
+        if policy is None:
+            return Path(self.out) / "evaluation" / "base", {}
+        path = Path(policy).resolve()
+        told = checkpoint.read_manifest(path.parent)
+        if told.get("kind") != "training":
+            return Path(self.out) / "evaluation" / path.name, {"method": path.name}
+        run = {"method": run_name(told["method"], told["alpha"]), "strength": told["strength"], "seed": told["seed"]}
+        return Path(self.out) / "evaluation" / f"{path.parent.name}-{path.name}", run
+
+    def run(self, config: TrainConfig) -> tuple[TrainConfig, Path]:
+        """A run of this recipe: `config` with the method's strength from `strengths`, and the folder that belongs to it.
+
+        The folder is named by the method (with its alpha), a strength that was given for this run, and the seed.
+        """
+        name, strengths = run_name(config.method, config.alpha), self._strengths()
+        if config.strength is None:
+            config = dataclasses.replace(config, strength=strengths.get(config.method))
+        else:
+            name += f"-strength{config.strength:g}"
+        return config, Path(self.out) / f"{name}-seed{config.seed}"
+
+    def _strengths(self) -> dict[str, float]:
+        pairs = [pair.partition("=") for pair in self.strengths or ()]
+        try:
+            return {lookup(METHODS, "method", name).name: float(strength) for name, _, strength in pairs}
+        except ValueError as error:
+            raise ValueError(f"strengths {self.strengths}: {error}; expected pairs such as dph-js=0.2") from error
+
+
+SECTIONS = {
+    "presample": PresampleConfig,
+    "partition": PartitionConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+}
 
 
 class _Parser(HfArgumentParser):
@@ -118,26 +183,51 @@ def parse(argv: Sequence[str], command: str, *stages: type) -> tuple:
 
 def read(path: str | Path) -> dict[type, list[str]]:
     """A recipe as flags, by the dataclass that they belong to. Raises as `parse` does."""
+    given = _yaml(path, "recipe", "recipes/miniature.yaml")
+    sections = {name: given.pop(name) or {} for name in SECTIONS if name in given}
+    found = {Recipe: list(_flags(given, Recipe, f"{path}", SECTIONS))}
+    for name, values in sections.items():
+        found[SECTIONS[name]] = list(_flags(values, SECTIONS[name], f"{path}, section {name!r}"))
+    return found
+
+
+def problem_sets(config: EvaluateConfig) -> list[ProblemSet]:
+    """The problem sets that `config` names, from its file of sets: those in domain, then those out of domain.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: a set that is not in it or is named twice, and as `parse` does for a
+            key that no set has; the message names file, set and key. And what loading problems raises.
+    """
+    given = _yaml(config.sets, "file of problem sets", "recipes/sets/countdown.yaml")
+    read = {name: list(_flags(values or {}, Data, f"{config.sets}, set {name!r}")) for name, values in given.items()}
+    names = [*config.in_domain, *config.out_of_domain]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"in_domain and out_of_domain must name one problem set or more, each once; got {names}")
+    for name in names:
+        lookup(read, f"problem set in {config.sets}:", name)
+    chosen = {
+        name: _Parser(Data).parse_args_into_dataclasses(read[name], look_for_args_file=False)[0] for name in names
+    }
+    return [ProblemSet(n, d.load_task(), d.load_problems(), n in config.in_domain) for n, d in chosen.items()]
+
+
+def _yaml(path: str | Path, what: str, example: str) -> dict:
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no recipe at {path}; expected a YAML file such as recipes/miniature.yaml")
+        raise FileNotFoundError(f"no {what} at {path}; expected a YAML file such as {example}")
     try:
         given = yaml.safe_load(path.read_bytes()) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}; correct that place") from error
     if not isinstance(given, dict):
         raise ValueError(f"{path} must hold 'key: value' lines; found {type(given).__name__}")
-    sections = {name: given.pop(name) or {} for name in SECTIONS if name in given}
-    found = {Recipe: list(_flags(given, Recipe, f"{path}", SECTIONS))}
-    for name, values in sections.items():
-        if not isinstance(values, dict):
-            raise ValueError(f"{path}: section {name!r} must hold 'key: value' lines; found {values!r}")
-        found[SECTIONS[name]] = list(_flags(values, SECTIONS[name], f"{path}, section {name!r}"))
-    return found
+    return given
 
 
-def _flags(given: dict, stage: type, where: str, besides: Sequence[str] = ()) -> Iterator[str]:
+def _flags(given: object, stage: type, where: str, besides: Sequence[str] = ()) -> Iterator[str]:
     """`given` as flags of the dataclass `stage`, each checked by the parser that will read it."""
+    if not isinstance(given, dict):
+        raise ValueError(f"{where} must hold 'key: value' lines; found {given!r}")
     known = {f.name: f for f in dataclasses.fields(stage)}
     for key, value in given.items():
         if key not in known:

@@ -197,6 +197,21 @@ def test_shares_of_presample_make_the_whole(tmp_path, capsys):
     assert shares == whole
 
 
+def test_the_last_share_prints_how_the_problems_fall(tmp_path, capsys):
+    for i in (1, 0):
+        assert "D_pef" not in capsys.readouterr().out
+        assert cli.main(["presample", *SMALL, "--out", str(tmp_path), "--shard", f"{i}/2"]) == 0
+    assert "D_pef (perfect)" in capsys.readouterr().out
+
+
+def test_a_launched_process_takes_its_share_and_one_shows_the_bars(monkeypatch):
+    assert cli.Share().pair() is None and cli.is_shown()
+    for name, value in {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.Share().pair() == (3, 4) and not cli.is_shown()
+    assert cli.Share("0/2").pair() == (0, 2)
+
+
 def test_a_share_that_is_none_is_refused(tmp_path, capsys):
     assert cli.main(["presample", *SMALL, "--out", str(tmp_path), "--shard", "two"]) == 2
     assert "must look like 0/4" in capsys.readouterr().err

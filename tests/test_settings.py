@@ -1,10 +1,12 @@
 """Recipes: every shipped one is read, flags override, and what is wrong is named with its file."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from dphrl_lite import settings
+from dphrl_lite.evaluation import EvaluateConfig
 from dphrl_lite.presampling import PartitionConfig, PresampleConfig
 from dphrl_lite.settings import Recipe
 from dphrl_lite.training import TrainConfig
@@ -118,6 +120,71 @@ def test_a_recipe_in_another_encoding_is_named(tmp_path):
     (tmp_path / "r.yaml").write_bytes("model: tïny".encode("latin-1"))
     with pytest.raises(ValueError, match=r"r\.yaml is not YAML"):
         settings.read(tmp_path / "r.yaml")
+
+
+def test_a_run_is_named_by_what_tells_it_from_others_and_takes_its_strength_from_the_recipe():
+    recipe = Recipe(out="runs/x", strengths=["dph-js=0.2", "dph-alpha=.05"])
+    config, folder = recipe.run(TrainConfig("dph-js"))
+    assert (config.strength, folder) == (0.2, Path("runs/x/dph-js-seed0"))
+    config, folder = recipe.run(TrainConfig("dph-alpha", alpha=0.8, seed=3))
+    assert (config.strength, folder) == (0.05, Path("runs/x/dph-alpha-0.8-seed3"))
+    config, folder = recipe.run(TrainConfig("dph-js", strength=0.0))
+    assert (config.strength, folder) == (0.0, Path("runs/x/dph-js-strength0-seed0"))
+    assert recipe.run(TrainConfig("grpo"))[0].strength is None
+
+
+@pytest.mark.parametrize(
+    ("strengths", "words"), [(["dph-js"], "dph-js=0.2"), (["dph-jz=1"], "'dph-jz'"), (["rkl=x"], "'x'")]
+)
+def test_strengths_that_are_none_are_refused(strengths, words):
+    with pytest.raises(ValueError, match=words):
+        Recipe(strengths=strengths).run(TrainConfig("grpo"))
+
+
+def test_broken_problems_are_left_out_on_request_and_counted(tmp_path, capsys):
+    rows = [{"question": "How many?", "db_id": "school", "SQL": sql} for sql in ("SELECT 1", "", "SELECT nothing")]
+    (tmp_path / "bird.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = str(REPOSITORY / "data" / "sql" / "databases")
+    given = {"task": "sql", "databases": folder, "problems": [str(tmp_path / "bird.jsonl")]}
+    with pytest.raises(ValueError, match=r"row 1 of .* has no answer"):
+        Recipe(**given).load_problems()
+    assert [p.id for p in Recipe(**given, skip_broken=True).load_problems()] == ["bird-0"]
+    assert "1 of 2 answers fail" in capsys.readouterr().out
+
+
+SETS = "sums: {task: math, problems: [FILE], columns: [aime]}\nnext: {task: countdown, problems: [countdown:cd3], limit: 2}\n"
+
+
+def test_problem_sets_are_loaded_each_with_its_own_task(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    (tmp_path / "sets.yaml").write_text(SETS.replace("FILE", str(tmp_path / "x.jsonl")))
+    config = EvaluateConfig(sets=str(tmp_path / "sets.yaml"), in_domain=["next"], out_of_domain=["sums"])
+    found = settings.problem_sets(config)
+    assert [(s.name, s.task.name, len(s.problems), s.in_domain) for s in found] == [
+        ("next", "countdown", 2, True),
+        ("sums", "math", 1, False),
+    ]
+
+
+@pytest.mark.parametrize(("text", "names", "words"), [
+    ("a: {tusk: math}", ["a"], ["'tusk'", "sets.yaml, set 'a'", "'task'"]),
+    ("a: {limit: some}", ["a"], ["limit must be of type int", "sets.yaml, set 'a'"]),
+    ("a: math", ["a"], ["sets.yaml, set 'a' must hold 'key: value' lines", "'math'"]),
+    ("a: {task: math}", ["b"], ["unknown problem set in", "sets.yaml", "'b'"]),
+    ("a: {task: math}", ["a", "a"], ["each once"]),
+    ("a: {task: math}", [], ["each once"]),
+])  # fmt: skip
+def test_what_is_wrong_in_a_file_of_problem_sets_is_named(tmp_path, text, names, words):
+    (tmp_path / "sets.yaml").write_text(text)
+    with pytest.raises(ValueError) as error:
+        settings.problem_sets(EvaluateConfig(str(tmp_path / "sets.yaml"), in_domain=names, out_of_domain=[]))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_missing_file_of_problem_sets_is_named():
+    with pytest.raises(FileNotFoundError, match="no file of problem sets at nowhere"):
+        settings.problem_sets(EvaluateConfig("nowhere.yaml"))
 
 
 def test_settings_of_another_task_are_refused():

@@ -55,6 +55,20 @@ class Task:
         run = self.workers.map if self.workers else map
         return list(run(lambda pair: self.verify(*pair), pairs))
 
+    def usable(self, problems: Iterable[Problem]) -> list[Problem]:
+        """Those of `problems` whose own answer can be verified against; for the others `verify` raises `ValueError`."""
+
+        def works(problem: Problem) -> bool:
+            try:
+                self.verify(problem, "")
+            except ValueError:
+                return False
+            return True
+
+        problems = list(problems)
+        run = self.workers.map if self.workers else map
+        return [problem for problem, keep in zip(problems, run(works, problems), strict=True) if keep]
+
     def identity(self) -> dict:
         """The task's name, and the settings that decide a verdict: they tell one run from another in manifests."""
         return {"task": self.name}

@@ -34,8 +34,17 @@ def _final_number(row: dict) -> str:
 
 def _math_prompt(row: dict) -> str:
     """The question, and where the answer has to stand: without it a model may answer in a form that nobody reads."""
-    question = _pick(row, ("problem", "question", "Problem"))
+    return _boxed(_pick(row, ("problem", "question", "Problem")))
+
+
+def _boxed(question: str) -> str:
     return question and f"{question}\n{BOXED}"
+
+
+def _all_answers(row: dict) -> str:
+    """OlympiadBench gives a list, of several where all are asked for; Math-Verify compares them in any order."""
+    answer = _pick(row, ("final_answer", "answer"))
+    return ", ".join(map(str, answer)) if isinstance(answer, list) else answer
 
 
 def _sql_prompt(row: dict) -> str:
@@ -56,13 +65,22 @@ MAPPINGS: dict[str, dict[str, Column]] = {
     "deepscaler": _MATH,
     "aime": _MATH,
     "amc": _MATH,
+    "olympiadbench": {**_MATH, "answer": _all_answers, "subfield": lambda row: row.get("subfield")},
+    "collegemath": _MATH,
+    "dapo": {"prompt": lambda row: _boxed(row["prompt"]), "answer": "solution"},
     "bird": {**_SQL, "answer": "SQL", "difficulty": lambda row: row.get("difficulty")},  # train.json has none
     "spider": {**_SQL, "answer": ("gold_sql", "query")},
 }
 _OTHER_NAMES = {"dsrsub": "deepscaler", "minidev": "bird"}  # files of these sets that do not carry their name
 
 
-def load_problems(source, *, split=None, columns=None, databases=None, keep=None, limit=None) -> list[Problem]:
+class _NoAnswerError(ValueError):
+    """A row whose answer is empty."""
+
+
+def load_problems(
+    source, *, split=None, columns=None, databases=None, keep=None, limit=None, skip_unanswered=False
+) -> list[Problem]:
     """Problems from a file, a hub data set, or a task's generator.
 
     Args:
@@ -80,6 +98,7 @@ def load_problems(source, *, split=None, columns=None, databases=None, keep=None
         keep: a function of the row; rows for which it is false are left out (`keep=lambda row: row["answer"]` for
             DeepScaleR, some of whose rows have no answer).
         limit: keeps the first rows (of those kept).
+        skip_unanswered: leaves out rows without an answer, whatever column it should stand in.
 
     Raises:
         FileNotFoundError: a missing source, or a row whose database is missing.
@@ -103,7 +122,12 @@ def load_problems(source, *, split=None, columns=None, databases=None, keep=None
     problems: dict[str, Problem] = {}
     for number, row in rows:
         where = f"row {number} of {source}"
-        problem = _problem(row, mapping, f"{stem}-{number}", where, databases and Path(databases), schemas)
+        try:
+            problem = _problem(row, mapping, f"{stem}-{number}", where, databases and Path(databases), schemas)
+        except _NoAnswerError:
+            if skip_unanswered:
+                continue
+            raise
         if problem.id in problems:
             raise ValueError(
                 f"{where} repeats the id {problem.id!r} in {_column_name(_id_column(row, mapping) or 'id')}; "
@@ -154,7 +178,7 @@ def _id_column(row: dict, mapping: Mapping[str, Column] | None) -> Column | None
 def _filled(row: dict, column: Column, field: str, where: str) -> str:
     value = _value(row, column, where)
     if value is None or value != value or not str(value).strip():  # NaN: an empty cell of a numeric Parquet column
-        raise ValueError(
+        raise (_NoAnswerError if field == "answer" else ValueError)(
             f"{where} has no {field} in {_column_name(column)}; every problem needs one: "
             f"fill it in, leave such rows out with `keep`, or map `{field}` to another column"
         )

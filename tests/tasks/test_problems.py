@@ -92,6 +92,20 @@ RECORDED = {
     "Maxwell-Jia/AIME_2024": {"ID": "2024-I-4", "Problem": "1 + 1?", "Solution": "2.", "Answer": 2},
     "math-ai/amc23": {"id": 0, "question": "1 + 1?", "answer": "2", "url": ""},
     "AI-MO/aimo-validation-amc": MATH | {"id": 0, "url": ""},
+    "math-ai/olympiadbench": {"id": 4, "question": "1 + 1?", "final_answer": ["2"], "subfield": "Algebra"},
+    "Hothan/OlympiadBench:OE_TO_maths_en_COMP": {
+        "id": 4,
+        "question": "1 + 1?",
+        "solution": ["It is 2."],
+        "final_answer": ["2"],
+        "context": None,
+        "is_multiple_answer": False,
+        "answer_type": "Numerical",
+        "subfield": "Algebra",
+    },
+    "di-zhang-fdu/College_Math_Test": {"question": "1 + 1?", "answer": "2"},
+    "realtreetune/college_math": {"problem": "1 + 1?", "answer": "2"},
+    "open-r1/DAPO-Math-17k-Processed:en": {"prompt": "1 + 1?", "solution": "2", "data_source": "math_dapo"},
     "xlangai/spider": SPIDER,
     "birdsql/bird_mini_dev": BIRD | {"question_id": 1471, "difficulty": "simple"},
 }
@@ -117,6 +131,14 @@ def test_well_known_data_sets_are_known_by_their_hub_id(source, monkeypatch):
         assert (problem.answer, problem.meta["db_id"]) == ("SELECT 1", "d")
     else:
         assert (problem.prompt, problem.answer) == (f"1 + 1?\n{BOXED}", "2")
+
+
+def test_all_answers_of_olympiadbench_are_asked_for_in_any_order(tmp_path):
+    answers = {"list": ["$2$", "$-3$"], "text": ["$2, -3$"]}
+    rows = [{"id": key, "question": "Solve.", "final_answer": value} for key, value in answers.items()]
+    problems, given = load_problems(write(tmp_path / "olympiadbench.jsonl", rows)), ("-3, 2", "2,-3", "2", "2, 3")
+    verdicts = get("math").verify_all((p, f"\\boxed{{{answer}}}") for p in problems for answer in given)
+    assert [v.correct for v in verdicts] == [True, True, False, False] * 2
 
 
 @pytest.mark.parametrize(

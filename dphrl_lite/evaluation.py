@@ -1,0 +1,238 @@
+"""What a policy can do: n samples and one greedy answer to every problem of named sets, and the tables made of them.
+
+Outcomes are a pandas table, one row per problem, with the columns `COLUMNS` and two more: `in_domain`, whether the set is of
+the kind that was trained on, and `greedy`, whether the answer at temperature 0 is right. They hold counts only. Drawing,
+verifying and resuming are `presampling`'s, the estimators `passk`'s. Runs side by side: `experiments`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from dphrl_lite import checkpoint, presampling
+from dphrl_lite.passk import Outcomes, compare
+from dphrl_lite.tasks import Problem, Task
+
+COLUMNS = ["domain", "split", "family", "method", "strength", "seed", "problem", "n", "c", "distinct"]
+GROUPS = {True: "in domain", False: "out of domain"}
+MANIFESTS = f"*/{checkpoint.MANIFEST}"
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Settings of an evaluation. Each field's help stands in its metadata."""
+
+    sets: str = field(
+        default="recipes/sets/countdown.yaml", metadata={"help": "a YAML file of problem sets: a name, then its data"}
+    )
+    in_domain: list[str] = field(
+        default_factory=lambda: ["cd3", "cd4"], metadata={"help": "names of sets like the training problems"}
+    )
+    out_of_domain: list[str] = field(
+        default_factory=lambda: ["sort"], metadata={"help": "names of sets of a kind that is never trained on"}
+    )
+    samples: int = field(default=16, metadata={"help": "answers drawn per problem (n)"})
+    ks: list[int] | None = field(
+        default=None, metadata={"help": "k of Pass@k, at most `samples`; None: 1, 2, 4 ... samples"}
+    )
+    confidence: float = field(default=0.95, metadata={"help": "coverage of the bootstrap bands over problems"})
+    temperature: float = field(default=1.0, metadata={"help": "of the samples; 1 is the distribution that was trained"})
+    top_p: float = field(default=1.0, metadata={"help": "nucleus of the samples; 1 for none"})
+    greedy: bool = field(default=True, metadata={"help": "draw one more answer, at temperature 0"})
+    max_new_tokens: int | None = field(default=None, metadata={"help": "longest answer; None: the policy's own"})
+    seed: int = field(default=1, metadata={"help": "each problem's randomness comes from this and its id"})
+    problems_per_shard: int = field(
+        default=64, metadata={"help": "what is written at once and, after a kill, drawn again"}
+    )
+    problems_per_batch: int = field(default=16, metadata={"help": "problems computed at once"})
+
+    def __post_init__(self):
+        if any(not 1 <= k <= self.samples for k in self.ks or ()):
+            raise ValueError(
+                f"ks {self.ks} must lie between 1 and samples = {self.samples}: leave some out, or draw more"
+            )
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence is {self.confidence}; expected a share such as 0.95")
+
+    @property
+    def all_ks(self) -> list[int]:
+        """`ks`, or powers of two up to `samples`."""
+        return sorted(self.ks or {2**i for i in range(self.samples.bit_length())} | {self.samples})
+
+
+@dataclass(frozen=True)
+class ProblemSet:
+    """Problems with the task that verifies them, under a name; `in_domain` if they are like the training problems."""
+
+    name: str
+    task: Task
+    problems: Sequence[Problem]
+    in_domain: bool = True
+
+
+def run_name(method: str, alpha: float | None) -> str:
+    """What tables and folders call a method: its name, for `dph-alpha` with its alpha."""
+    return f"{method}-{alpha:g}" if method == "dph-alpha" and alpha is not None else method
+
+
+def outcomes(
+    policy, problems: ProblemSet, config: EvaluateConfig, out: str | Path | None = None, progress: bool | str = True
+) -> pd.DataFrame:
+    """Answers to one set, counted: problem, n, c, distinct, greedy, and the columns that name the set.
+
+    Args:
+        policy: a `models.Policy`.
+        problems: the set.
+        config: how answers are drawn; its `sets`, `in_domain` and `out_of_domain` are not looked at.
+        out: folder for `samples` and `greedy`, both as `presampling.sample` writes them: a killed evaluation goes on there.
+        progress: show a progress bar; a text becomes its label.
+    """
+    samples, *greedy = _draw(policy, problems, config, out, progress)
+    table = presampling.counts(samples).rename(columns={"problem_id": "problem"})
+    if greedy:
+        table["greedy"] = greedy[0]["correct"].astype(bool)  # both tables are in the problems' order
+    return table.assign(domain=problems.task.name, split="test", family=problems.name, in_domain=problems.in_domain)
+
+
+def _draw(policy, problems: ProblemSet, config: EvaluateConfig, out, progress, shard=None) -> list[pd.DataFrame]:
+    """The rollouts of the samples and, if asked for, of the greedy answers."""
+    shared = {"problems_per_shard": config.problems_per_shard, "problems_per_batch": config.problems_per_batch}
+    shared |= {"max_new_tokens": config.max_new_tokens, "shard": shard, "seed": config.seed}
+    how = {"samples": {"samples": config.samples, "temperature": config.temperature, "top_p": config.top_p}}
+    how |= {"greedy": {"samples": 1, "temperature": 0.0}} if config.greedy else {}
+    label = progress if isinstance(progress, str) else problems.name
+    found = []
+    for kind, settings in how.items():
+        where = {"out": out and Path(out) / kind, "progress": progress and f"{label}, {kind}"}
+        found.append(presampling.sample(policy, problems.task, problems.problems, **where, **settings, **shared))
+    return found
+
+
+def evaluate(
+    policy,
+    sets: Sequence[ProblemSet],
+    config: EvaluateConfig,
+    out: str | Path,
+    shard: tuple[int, int] | None = None,
+    progress: bool = True,
+    **run,
+) -> pd.DataFrame | None:
+    """Evaluate on every set and write `<set>.parquet` into `out`. The same call goes on after a kill.
+
+    Args:
+        policy, config: as in `outcomes`.
+        sets: with different names.
+        out: one folder per policy; each set has its own below.
+        shard: `(i, n)` draws the i-th of n shares; whichever share ends last puts all together.
+        progress: show a progress bar for each set.
+        **run: columns that say where the policy comes from: method, strength, seed (of training).
+
+    Returns:
+        The outcomes of all sets, or None while other shares are still at work.
+
+    Raises:
+        OtherRunError: `out` holds an evaluation of another policy or with other settings; nothing is overwritten.
+    """
+    out, tables = Path(out), []
+    run = {"method": "base", "strength": None, "seed": 0} | run
+    labels = {some.name: progress and f"[{i}/{len(sets)}] {some.name}" for i, some in enumerate(sets, 1)}
+    if shard is not None:
+        for some in sets:
+            _draw(policy, some, config, out / some.name, labels[some.name], shard)
+        if any(presampling.missing(manifest.parent) for some in sets for manifest in (out / some.name).glob(MANIFESTS)):
+            return None
+        labels = dict.fromkeys(labels, False)  # what is there is only read
+    for some in sets:
+        found = outcomes(policy, some, config, out / some.name, labels[some.name]).assign(**run)
+        found = found[COLUMNS + [column for column in ("in_domain", "greedy") if column in found]]
+        path = out / f"{some.name}.parquet"
+        checkpoint.write_whole(path, lambda temporary, found=found: found.to_parquet(temporary, index=False))
+        tables.append(found)
+    return pd.concat(tables, ignore_index=True)
+
+
+def read(folder: str | Path) -> pd.DataFrame:
+    """The outcomes that `evaluate` wrote into `folder`. Raises `FileNotFoundError` where there are none."""
+    paths = sorted(Path(folder).glob("*.parquet"))
+    if not paths:
+        raise FileNotFoundError(f"no outcomes (*.parquet) in {folder}; expected a folder that `dphrl evaluate` wrote")
+    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+
+
+def scores(table: pd.DataFrame, ks: Iterable[int], confidence: float = 0.95) -> pd.DataFrame:
+    """Per set, those in domain first: problems, greedy, mean@n, Pass@k with `low k` and `high k`, cover@0.5, distinct.
+
+    mean@n is the share of right answers among all n; cover@0.5 the share of problems of which at least half are right. A
+    group of several sets gets a row with the mean over its sets, without a band.
+    """
+    rows = {}
+    for group, name in GROUPS.items():
+        families = table[table["in_domain"] == group].groupby("family", sort=False)
+        for family, part in families:
+            rows[name, family] = _scores(part, ks, confidence)
+        if len(families) > 1:
+            sets = pd.DataFrame([row for (of, _), row in rows.items() if of == name])
+            mean = sets[[column for column in sets if not column.startswith(("low", "high"))]].mean()
+            rows[name, "mean of sets"] = mean.to_dict() | {"problems": sets["problems"].sum()}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _scores(part: pd.DataFrame, ks: Iterable[int], confidence: float) -> dict[str, float]:
+    found = Outcomes.from_counts(part["n"], part["c"])
+    row = {"problems": len(part)} | ({"greedy": part["greedy"].mean()} if "greedy" in part else {})
+    row[f"mean@{part['n'].max()}"] = (part["c"] / part["n"]).mean()
+    for of in found.pass_at_k(list(ks), confidence).itertuples():
+        row |= {f"Pass@{of.k}": of.mean, f"low {of.k}": of.low, f"high {of.k}": of.high}
+    return row | {"cover@0.5": float(found.cover_at(0.5)), "distinct": part["distinct"].mean()}
+
+
+def changes(base: pd.DataFrame, table: pd.DataFrame, k: int) -> pd.DataFrame:
+    """Per set that both evaluated: expected problems kept, forgotten, gained and never solved with k answers.
+
+    Raises:
+        ValueError: no set in common, other problems in one of them, or fewer than k samples.
+    """
+    rows = {}
+    for family, part in table.groupby("family", sort=False):
+        other = base[base["family"] == family]
+        if len(other):
+            both = (Outcomes.from_counts(t["n"], t["c"], t["problem"]) for t in (other, part))
+            rows[GROUPS[bool(part["in_domain"].iloc[0])], family] = compare(*both, k)
+    if not rows:
+        raise ValueError(f"nothing to compare: the other evaluation has only the sets {sorted(set(base['family']))}")
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def report(table: pd.DataFrame, config: EvaluateConfig, base: pd.DataFrame | None = None) -> str:
+    """The tables of an evaluation in Markdown; with the outcomes of `base`, what has changed since at the largest k."""
+    text = (
+        f"{config.samples} answers to each problem at temperature {config.temperature:g}, top-p {config.top_p:g}; in "
+    )
+    text += (
+        f"brackets {config.confidence:.0%} bootstrap bands over problems; distinct: different right answers to one.\n"
+    )
+    text += f"\n{markdown(scores(table, config.all_ks, config.confidence))}\n"
+    if base is not None:
+        k = min(config.all_ks[-1], base["n"].min())
+        than = f"{base['method'].iloc[0]}: expected number of problems solved with k = {k} answers"
+        text += f"\nAgainst {than} before and after (keep), only before (forget), only after (gain), never.\n"
+        text += f"\n{markdown(changes(base, table, k))}\n"
+    return text
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of `scores` or `changes` in Markdown, each Pass@k with its band."""
+    columns = [column for column in table if not column.startswith(("low", "high"))]
+    lines = [["", "set", *columns], ["---"] * (2 + len(columns))]
+    lines += [[*map(str, index), *(_cell(row, column) for column in columns)] for index, row in table.iterrows()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(row: pd.Series, column: str) -> str:
+    if column in ("problems", "keep", "forget", "gain", "never"):
+        return f"{row[column]:.0f}" if column == "problems" else f"{row[column]:.1f}"
+    low, high = (row.get(column.replace("Pass@", end)) for end in ("low ", "high "))
+    band = column.startswith("Pass@") and pd.notna(low)
+    return f"{row[column]:.3f}" + (f" [{low:.3f}, {high:.3f}]" if band else "")

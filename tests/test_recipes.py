@@ -1,0 +1,117 @@
+"""The paper's recipes, run from end to end as they are written: data sets of a few real rows where the recipes look for them,
+and a model that is small enough and knows one answer."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import pytest
+from families import bytes_policy
+
+from dphrl_lite import checkpoint, cli, presampling, settings
+from dphrl_lite.evaluation import EvaluateConfig
+from dphrl_lite.objectives import METHODS
+from dphrl_lite.presampling import PartitionConfig, PresampleConfig
+from dphrl_lite.tasks.problems import BOXED
+from dphrl_lite.training import TrainConfig
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAPER = [REPOSITORY / f"recipes/paper_{task}_{model}.yaml" for task in ("sql", "math") for model in ("llama", "qwen")]
+# what the paper and the readme of its release try for each method
+TRIED = {"rkl": (0.01, 0.01), "rkl-k3": (0.01, 0.01), "dph-f": (0.01, 0.05), "dph-js": (0.05, 0.2)}
+TRIED |= {"dph-alpha": (0.01, 0.05), "sft": (0.01, 0.05), "dph-js-definition": (0.1, 0.4)}
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_each_method_of_the_paper_has_its_strength_in_each_recipe(path):
+    stages = (PresampleConfig, PartitionConfig, TrainConfig, EvaluateConfig)
+    found = [settings.parse(["--config", str(path)], "test", stage) for stage in stages]
+    recipe, (drawn, parts, train, evaluate) = found[0][0], (stage for _, stage in found)
+    assert recipe.model in ("qlora-7b", "qlora-llama-8b") and recipe.out == f"runs/{path.stem}"
+    assert drawn.samples >= parts.threshold and drawn.max_new_tokens == train.max_new_tokens
+    for method in METHODS:
+        config, _ = recipe.run(replace(train, method=method))
+        low, high = TRIED.get(method, (0, 0))
+        assert low <= (config.strength or 0) <= high
+    sets = {"bird-dev", "spider-dev", "aime24", "amc23", "math500", "olympiadbench", "college-math"}
+    assert {*evaluate.in_domain, *evaluate.out_of_domain} == sets
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def world(shared_data, tmp_path_factory):
+    """A working folder with `bird`, `spider` and `recipes`, the rows of hub data sets, and a policy for each task."""
+    folder, (sql, math) = tmp_path_factory.mktemp("world"), (shared_data / "sql", shared_data / "math")
+    rows = [{k: row[k] for k in ("db_id", "question", "gold_sql")} for row in lines(sql / "spider_dev.jsonl")[:8]]
+    spider = [{"db_id": row["db_id"], "question": row["question"], "query": row["gold_sql"]} for row in rows]
+    bird = [{"db_id": r["db_id"], "question": r["question"], "SQL": r["query"], "evidence": "all rows"} for r in spider]
+    broken = bird[0] | {"SQL": "SELECT nothing"}
+    files = {"bird/train/train.json": [*bird, broken], "spider/dev.json": spider[:4]}
+    files["bird/dev_20240627/dev.json"] = [row | {"question_id": i} for i, row in enumerate([*bird[:4], broken])]
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+    for name in ("bird/train/train_databases", "bird/dev_20240627/dev_databases", "spider/database"):
+        (folder / name).symlink_to(sql / "databases")
+    (folder / "recipes").symlink_to(REPOSITORY / "recipes")
+    ours = {name: lines(math / f"{name}.jsonl")[:3] for name in ("aime24", "amc23", "math500", "dsr_sub")}
+    asked = {"question": ours["math500"][0]["problem"], "answer": ours["math500"][0]["answer"]}
+    hub = {"HuggingFaceH4/aime_2024": ours["aime24"], "math-ai/amc23": ours["amc23"]}
+    hub |= {"HuggingFaceH4/MATH-500": ours["math500"], "di-zhang-fdu/College_Math_Test": [asked]}
+    hub["math-ai/olympiadbench"] = [{"id": 1, "question": asked["question"], "final_answer": [asked["answer"]]}]
+    train = [
+        {"prompt": r["problem"], "solution": r["answer"]}
+        for r in [*ours["dsr_sub"], *lines(math / "dsr_sub.jsonl")[3:8]]
+    ]
+    hub["open-r1/DAPO-Math-17k-Processed"] = train
+    end = "\n-- Hint: all rows\n-- Answer with one SQLite query."
+    asking = {
+        "sql": [f"-- {row['question']}{end}" for row in spider],
+        "math": [f"{r['prompt']}\n{BOXED}" for r in train],
+    }
+    knows = {"sql": spider[0]["query"], "math": f"\\boxed{{{train[0]['solution']}}}"}
+    policies = {task: bytes_policy(folder / f"model-{task}", asking[task], knows[task]) for task in knows}
+    return folder, hub, policies
+
+
+@pytest.mark.parametrize(
+    ("recipe", "method", "strength"),
+    [
+        ("paper_sql_llama", ["dph-alpha", "--alpha", "0.2"], 0.05),
+        ("paper_sql_qwen", ["rkl-k3"], 0.01),
+        ("paper_math_llama", ["dph-js"], 0.2),
+        ("paper_math_qwen", ["grpo"], 0.0),
+    ],
+)
+def test_a_recipe_runs_from_end_to_end_and_a_second_time_draws_nothing(
+    world, recipe, method, strength, tmp_path, monkeypatch, capsys
+):
+    folder, hub, policies = world
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config, split: datasets.Dataset.from_list(hub[name]))
+    task = recipe.split("_")[1]
+    given = ["--config", f"recipes/{recipe}.yaml", "--model", policies[task], "--out", str(tmp_path)]
+    short = [*given, "--max-new-tokens", "8"]
+    train = ["train", *short, "--steps", "1", "--problems_per_step", "2", "--samples", "2", "--rehearsal_per_step", "2"]
+    train += ["--threshold", "2", "--method", *method]
+    evaluate = ["evaluate", *short, "--samples", "2", "--ks", "1", "2"]
+    assert cli.main(["presample", *short, "--samples", "4", "--threshold", "2"]) == 0
+    assert cli.main(train) == 0
+    (run,) = tmp_path.glob(f"{method[0]}*-seed0")
+    assert checkpoint.read_manifest(run)["strength"] == strength
+    policy = ["--policy", str(run / "policy-000001")]
+    assert cli.main(evaluate) == cli.main([*evaluate, *policy]) == 0
+    printed = capsys.readouterr().out
+    assert ("1 of 9 answers fail" in printed) == (task == "sql")
+    in_domain, out = ("bird-dev", "aime24") if task == "sql" else ("aime24", "bird-dev")
+    for row in (f"| in domain | {in_domain} |", f"| out of domain | {out} |", "Pass@2", "mean@2", "Against base"):
+        assert row in printed
+    card = (run / "policy-000001" / "README.md").read_text()
+    assert f"| method | {method[0]} |" in card and f"| out of domain | {out} |" in card
+    monkeypatch.setattr(presampling, "generate", None)
+    assert cli.main(train) == cli.main([*evaluate, *policy]) == 0
+    assert capsys.readouterr().out.endswith(printed[-300:])
