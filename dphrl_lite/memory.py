@@ -155,7 +155,12 @@ def free_gb(device: torch.device) -> float:
 
 
 def check(
-    name: str, config: TrainConfig, problems: Sequence[Problem], training: bool = True, anyway: bool = False
+    name: str,
+    config: TrainConfig,
+    problems: Sequence[Problem],
+    training: bool = True,
+    anyway: bool = False,
+    **held,
 ) -> str:
     """The table of `plan` as text, with what is there and, where that will not do, what to change.
 
@@ -165,11 +170,12 @@ def check(
         problems: of which the longest prompt counts.
         training: False for what sampling alone needs.
         anyway: do not refuse.
+        **held: as for `plan`.
 
     Raises:
         MemoryError: the need is above what is there by more than the reckoning's own error.
     """
-    made = outline(name)
+    made = outline(name, **held)
     prompt = max((p.prompt for p in problems), key=len)
     tokens = len(Policy(made.model, tokenizer(made.profile), name).encode(prompt))
     table = plan(made, config, prompt_tokens=tokens, training=training)

@@ -33,7 +33,7 @@ def _task(name: str, *settings: tuple[str, object]) -> Task:
 class Data:
     """Problems and their verifier: the top level of a recipe, and each problem set. Paths start where the command is given."""
 
-    task: str = field(default="countdown", metadata={"help": "countdown, sql or math"})
+    task: str = field(default="countdown", metadata={"help": "arithmetic, countdown, sql or math"})
     databases: str | None = field(default=None, metadata={"help": "sql: the folder of databases"})
     comparison: str | None = field(default=None, metadata={"help": "sql: bag (Spider's rule) or set (BIRD's)"})
     time_limit: float | None = field(default=None, metadata={"help": "sql, math: seconds for one verdict"})
@@ -96,6 +96,7 @@ class Recipe(Data):
     """Model and training data: the top level of a recipe."""
 
     model: str = field(default="tiny", metadata={"help": "a profile, a folder, or a hub id"})
+    nf4: bool = field(default=False, metadata={"help": "hold the weights in 4 bits and train a LoRA adapter"})
     out: str = field(default="runs/recipe", metadata={"help": "folder for everything this recipe makes"})
     strengths: list[str] | None = field(
         default=None, metadata={"help": "eta or beta by method, as in dph-js=0.2: taken where `strength` is not given"}
