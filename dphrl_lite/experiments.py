@@ -53,6 +53,7 @@ def evaluate(
     seed: int = 0,
     samples: int = 64,
     progress: bool = True,
+    **settings,
 ) -> pd.DataFrame:
     """Draw `samples` answers to every problem at temperature 1 and count the right ones.
 
@@ -63,13 +64,15 @@ def evaluate(
         method, strength, seed: how the policy was trained; they become columns, so that tables can be put together.
         samples: answers per problem; Pass@k can be estimated up to k = samples.
         progress: show a progress bar.
+        **settings: further fields of `EvaluateConfig`.
 
     Returns:
         An outcomes table.
     """
     if not families:
         raise ValueError("no families of problems given; expected a dict such as {'cd3': [...problems...]}")
-    config, sets = EvaluateConfig(samples=samples, greedy=False), [ProblemSet(f, task, families[f]) for f in families]
+    config = EvaluateConfig(samples=samples, greedy=False, **settings)
+    sets = [ProblemSet(family, task, chosen) for family, chosen in families.items()]
     bar = tqdm(sets, desc=f"evaluating {method}", unit="family", disable=not progress)
     frames = [evaluation.outcomes(policy, family, config, progress=False) for family in bar]
     return pd.concat(frames, ignore_index=True).assign(method=method, strength=strength, seed=seed)[COLUMNS]
