@@ -163,7 +163,7 @@ def run_evaluate(argv: list[str]) -> int:
     from dphrl_lite import checkpoint, evaluation, export, models, settings
 
     recipe, config, chosen = settings.parse(argv, "evaluate", evaluation.EvaluateConfig, Evaluated)
-    sets, shard = settings.problem_sets(config), chosen.pair()
+    sets, shard = settings.problem_sets(config, recipe.skipped), chosen.pair()
     folder, run = recipe.evaluation(chosen.policy)
     base = chosen.against or recipe.evaluation(None)[0]
     base = evaluation.read(base) if chosen.against or (chosen.policy and base.is_dir()) else None

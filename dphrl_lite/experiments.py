@@ -67,7 +67,7 @@ def evaluate(
         method, strength, seed: how the policy was trained; they become columns, so that tables can be put together.
         samples: answers per problem; Pass@k can be estimated up to k = samples.
         progress: show a progress bar.
-        **settings: further settings of `EvaluateConfig`.
+        **settings: further fields of `EvaluateConfig`.
 
     Returns:
         An outcomes table.
@@ -75,8 +75,9 @@ def evaluate(
     if not families:
         raise ValueError("no families of problems given; expected a dict such as {'cd3': [...problems...]}")
     config = EvaluateConfig(samples=samples, greedy=False, **settings)
-    bar = tqdm(families.items(), desc=f"evaluating {method}", unit="family", disable=not progress)
-    frames = [evaluation.outcomes(policy, ProblemSet(f, task, some), config, progress=False) for f, some in bar]
+    sets = [ProblemSet(family, task, chosen) for family, chosen in families.items()]
+    bar = tqdm(sets, desc=f"evaluating {method}", unit="family", disable=not progress)
+    frames = [evaluation.outcomes(policy, family, config, progress=False) for family in bar]
     return pd.concat(frames, ignore_index=True).assign(method=method, strength=strength, seed=seed)[COLUMNS]
 
 

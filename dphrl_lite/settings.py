@@ -6,6 +6,7 @@ stage (`SECTIONS`). Flags override the file. Nothing is run here.
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -70,15 +71,30 @@ class Data:
             )
         return _task(self.task, *given.items())
 
-    def load_problems(self) -> list[Problem]:
-        """The problems of all sources, one source after the other; with `skip_broken` those that can be verified."""
+    def load_problems(self, skipped: str | Path | None = None) -> list[Problem]:
+        """The problems of all sources, one source after the other; with `skip_broken` those that can be verified.
+
+        Which cannot is found once and noted in the folder `skipped`: a query may end in time on one day only.
+        """
         found = [problem for source in self.problems for problem in self._source(source)]
         if not self.skip_broken:
             return found
-        usable = self.load_task().usable(found)
-        broken = len(found) - len(usable)
-        print(f"{', '.join(self.problems)}: {broken} of {len(found)} answers fail, their problems are left out")
-        return usable
+        broken = self._broken(found, skipped)
+        print(f"{', '.join(self.problems)}: {len(broken)} of {len(found)} answers fail, their problems are left out")
+        return [problem for problem in found if problem.id not in broken]
+
+    def _broken(self, problems: list[Problem], skipped: str | Path | None) -> list[str]:
+        task = self.load_task()
+        find = lambda: sorted({p.id for p in problems} - {p.id for p in task.usable(problems)})
+        if skipped is None:
+            return find()
+        key = checkpoint.digest([dataclasses.asdict(p) for p in problems], task.identity())
+        path = Path(skipped) / f"{Path(self.problems[0]).stem}-{key}.json"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(find())
+            checkpoint.write_whole(path, lambda temporary: temporary.write_text(text), overwrite=False)
+        return json.loads(path.read_text())
 
     def _source(self, source: str) -> list[Problem]:
         columns = self.columns
@@ -106,6 +122,15 @@ class Recipe(Data):
     def presampling(self) -> Path:
         """The folder of the rollouts."""
         return Path(self.out) / "presampling"
+
+    @property
+    def skipped(self) -> Path:
+        """The folder that notes which problems are left out."""
+        return Path(self.out) / "skipped"
+
+    def load_problems(self, skipped: str | Path | None = None) -> list[Problem]:
+        """As `Data.load_problems`; what is left out is noted under `out`."""
+        return super().load_problems(skipped or self.skipped)
 
     def evaluation(self, policy: str | None) -> tuple[Path, dict]:
         """The folder of a policy's evaluation (None: the untrained model's), and the run that the policy comes from."""
@@ -192,7 +217,7 @@ def read(path: str | Path) -> dict[type, list[str]]:
     return found
 
 
-def problem_sets(config: EvaluateConfig) -> list[ProblemSet]:
+def problem_sets(config: EvaluateConfig, skipped: str | Path | None = None) -> list[ProblemSet]:
     """The problem sets that `config` names, from its file of sets: those in domain, then those out of domain.
 
     Raises:
@@ -209,7 +234,7 @@ def problem_sets(config: EvaluateConfig) -> list[ProblemSet]:
     chosen = {
         name: _Parser(Data).parse_args_into_dataclasses(read[name], look_for_args_file=False)[0] for name in names
     }
-    return [ProblemSet(n, d.load_task(), d.load_problems(), n in config.in_domain) for n, d in chosen.items()]
+    return [ProblemSet(n, d.load_task(), d.load_problems(skipped), n in config.in_domain) for n, d in chosen.items()]
 
 
 def _yaml(path: str | Path, what: str, example: str) -> dict:

@@ -8,7 +8,7 @@ import pytest
 from dphrl_lite import settings
 from dphrl_lite.evaluation import EvaluateConfig
 from dphrl_lite.presampling import PartitionConfig, PresampleConfig
-from dphrl_lite.settings import Recipe
+from dphrl_lite.settings import Data, Recipe
 from dphrl_lite.training import TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -148,8 +148,13 @@ def test_broken_problems_are_left_out_on_request_and_counted(tmp_path, capsys):
     given = {"task": "sql", "databases": folder, "problems": [str(tmp_path / "bird.jsonl")]}
     with pytest.raises(ValueError, match=r"row 1 of .* has no answer"):
         Recipe(**given).load_problems()
-    assert [p.id for p in Recipe(**given, skip_broken=True).load_problems()] == ["bird-0"]
+    recipe = Recipe(**given, skip_broken=True, out=str(tmp_path / "out"))
+    assert [p.id for p in recipe.load_problems()] == ["bird-0"]
     assert "1 of 2 answers fail" in capsys.readouterr().out
+    (noted,) = (tmp_path / "out" / "skipped").iterdir()
+    noted.write_text('["bird-0"]')  # found once; a query that ends in time on one day only must not change the problems
+    assert [p.id for p in recipe.load_problems()] == ["bird-2"]
+    assert [p.id for p in Data(**given, skip_broken=True).load_problems()] == ["bird-0"]
 
 
 SETS = "sums: {task: math, problems: [FILE], columns: [aime]}\nnext: {task: countdown, problems: [countdown:cd3], limit: 2}\n"
