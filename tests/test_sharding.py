@@ -13,11 +13,12 @@ from dphrl_lite import models, settings, sharding, training
 
 SCRIPT = """
 import os, signal, sys, torch
-from dphrl_lite import models, presampling, sharding, tasks, training
+from dphrl_lite import logprobs, models, presampling, sharding, tasks, training
 from dphrl_lite.sampling import collate, token_logps
 from dphrl_lite.tasks.countdown import problems
 
 torch.set_num_threads(1)
+logprobs.LOGITS_BYTES = 10_000  # the output head works on a few positions at a time, outside of the model's forward
 out, stage = sys.argv[1:]
 task, chosen, tiny = tasks.get("countdown"), problems("cd3", 24, seed=1), models.PROFILES["tiny"].source
 kinds = {"lora": {"lora_rank": 4}, "bfloat16": {"dtype": torch.bfloat16}}
