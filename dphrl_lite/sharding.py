@@ -133,7 +133,8 @@ def like(x: Tensor, parameter: Tensor) -> Tensor:
         return x
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(x, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    mine = distribute_tensor(x, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return mine.clone()  # or the shard, a view, would keep the whole
 
 
 def dot(first: list[Tensor], second: list[Tensor]) -> float:
