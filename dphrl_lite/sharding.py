@@ -7,7 +7,7 @@ price is one whole copy in the compute dtype on each device while sampling, besi
 bfloat16, 66 GB for 32.8B. Trained weights are kept in float32 where the model computes in bfloat16, so that small updates
 are not lost. Every process must enter each function here, in the same order. Knows nothing of policies and losses.
 
-torch.distributed is imported where something is sharded: it takes a second to load, and some builds of PyTorch lack it.
+What is needed for sharding is imported where something is sharded: it takes a second, and some builds of PyTorch lack it.
 """
 
 import copy
@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from accelerate.utils import disable_fsdp_ram_efficient_loading
 from torch import Tensor, nn
 
 
@@ -30,6 +29,8 @@ def load_device() -> str | None:
     until `shard` takes its part of them. None if nothing is sharded."""
     if not asked():
         return None
+    from accelerate.utils import disable_fsdp_ram_efficient_loading
+
     disable_fsdp_ram_efficient_loading()  # it would leave the weights of all processes but one empty
     return "cpu"
 
@@ -133,7 +134,8 @@ def like(x: Tensor, parameter: Tensor) -> Tensor:
         return x
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(x, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    mine = distribute_tensor(x, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return mine.clone()  # or the shard, a view, would keep the whole
 
 
 def dot(first: list[Tensor], second: list[Tensor]) -> float:

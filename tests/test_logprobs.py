@@ -138,6 +138,9 @@ def test_what_a_model_does_unseen_to_its_logits_is_noticed(batch, monkeypatch):
         patch.setattr(logprobs, "LOGITS_BYTES", 3 * V * 4)
         assert_agree(scored(model, batch), expected)
     assert not model.lm_head._forward_hooks and not model.lm_head._forward_pre_hooks
+    with chunks_of(3, monkeypatch), pytest.raises(NotImplementedError, match="--multi_gpu instead of FSDP"):
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+        scored(model, batch)
 
 
 def heads_output(model):

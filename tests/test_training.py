@@ -606,10 +606,11 @@ def test_the_progress_bar_of_a_resumed_run_counts_what_is_left(train, tmp_path, 
 
 TWO = """
 import os, sys, torch
-from dphrl_lite import models, presampling, tasks, training
+from dphrl_lite import logprobs, models, presampling, tasks, training
 from dphrl_lite.tasks.countdown import problems
 
 torch.set_num_threads(1)
+logprobs.LOGITS_BYTES = 10_000  # in chunks here, at once in the one process
 policy, task, chosen = models.load("tiny", dtype=torch.float64), tasks.get("countdown"), problems("cd3", 24, seed=1)
 parts = presampling.partition(presampling.sample(policy, task, chosen, progress=False))
 for method in sys.argv[2:]:
