@@ -2,7 +2,7 @@
 
 The rooms, from the ground floor up: `divergences` and `passk` (mathematics); `toys`, `worlds`, `estimators`, `pitfalls`
 and `bandits` (the same, where everything can be computed exactly); `tasks` (verifiable problems); `models`, `sampling` with
-`kv_cache`, `logprobs` (language models); `objectives`, `presampling`, `training` with `preflight`, `memory`, `batches` and `metrics`
+`kv_cache`, `logprobs` (language models); `objectives`, `presampling`, `training` with `preflight`, `batches` and `metrics`
 (the method), and `checkpoint` under all that writes; `experiments`; `figures`, `widgets`, `settings`, `cli`, `doctor` (what
 people look at and type). A room only imports rooms below it.
 """
