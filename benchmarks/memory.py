@@ -5,7 +5,8 @@
 Each case runs in a fresh process: load the model, sample the problems once, take two steps of `training.train` with DPH-JS. The
 prompts differ in length, and no completion can end before `max_new_tokens`, because the reckoning is for the longest ones. On a
 GPU the peak is PyTorch's own (`max_memory_allocated`, which leaves out the CUDA context). On a CPU it is the highest resident
-memory (VmHWM, Linux) less what the process held before loading. So that this counts memory and not start-up, everything lazy is
+memory (VmHWM, Linux) after loading less what the process held before it: while a file is read its pages are resident, too, but
+the system may drop them. So that this counts memory and not start-up, everything lazy is
 done before: a run of the tiny model imports each module, starts the threads and fills the allocator's pools; then free memory is
 given back and the mark of the peak is reset. The tiny model has batches of 1,024 completions, so that its need dominates.
 One thread; glibc's arenas are limited to one, and its allocations above 1 MB are given back at once, as those of a GPU are.
@@ -32,7 +33,7 @@ CASES = {
     "small": ("small", {}, SMALL),
     "small, rkl with its reference": ("small", {}, SMALL | {"method": "rkl"}),
     "small, LoRA": ("small", {"lora_rank": 16}, SMALL),
-    "small, NF4": ("small", {"nf4": True}, SMALL | {"samples": 8}),
+    "small, NF4": ("small", {"nf4": True}, SMALL | {"max_new_tokens": 32}),
     "qlora-7b": ("qlora-7b", {}, LARGE),
     "qlora-7b, one row at a time": ("qlora-7b", {}, LARGE | {"microbatch_tokens": 1024}),
 }
@@ -61,6 +62,8 @@ def run(name: str, held: dict, settings: dict) -> tuple:
     from dphrl_lite import models, presampling, training
 
     policy = models.load(name, **held)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
     policy.tokenizer.eos_token = None
     for config in (policy.model.config, policy.model.generation_config):
         config.eos_token_id = None
@@ -94,7 +97,6 @@ def measure(case: str) -> dict:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
     before = resident()
     prompt, device = run(name, held, settings)
     gpu = device.type == "cuda"

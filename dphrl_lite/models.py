@@ -341,6 +341,9 @@ def _from_pretrained(profile: Profile, device: torch.device, dtype: torch.dtype)
             model = AutoModelForCausalLM.from_pretrained(profile.source, **settings)
     finally:
         logging.enable_progress_bar()
+    if profile.nf4 and device.type == "cpu":  # or the whole file would stay in memory for its embedding's sake
+        for p in model.parameters():
+            p.data = p.data.clone() if p.is_floating_point() else p.data
     return model.eval()
 
 
