@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dphrl_lite import models
 from dphrl_lite.errors import lookup
+from dphrl_lite.models import need
 
 KINDS = {"nf4": "NF4", "fp4": "FP4", "int4": "evenly spaced"}
 BLOCKS = (32, 64, 128, 256, 512, 1024)  # larger ones bitsandbytes compiles anew on a CPU, for minutes
@@ -28,7 +28,7 @@ def levels(kind: str = "nf4") -> Tensor:
     lookup(KINDS, "4-bit format", kind)
     if kind == "int4":
         return torch.arange(-7, 8) / 7  # 0 among them, which an even number would miss
-    return _bitsandbytes().get_4bit_type(kind, device="cpu").float().unique()
+    return need("bitsandbytes").functional.get_4bit_type(kind, device="cpu").float().unique()
 
 
 def scaled(weight: Tensor, block: int = 64) -> Tensor:
@@ -62,7 +62,7 @@ def round_trip(weight: Tensor, kind: str = "nf4", block: int = 64, double: bool 
         rows = _rows(weight, block)
         largest = _largest(rows)
         return ((rows / largest * 7).round() / 7 * largest).flatten()[: weight.numel()].view_as(weight)
-    functional = _bitsandbytes()
+    functional = need("bitsandbytes").functional
     flat = weight.detach().float().reshape(1, -1)  # on a CPU, blocks longer than a row would come back wrong (0.49)
     stored, state = functional.quantize_4bit(flat, blocksize=block, quant_type=kind, compress_statistics=double)
     return functional.dequantize_4bit(stored, state).view_as(weight)
@@ -82,10 +82,3 @@ def errors(weight: Tensor, blocks: Sequence[int] = BLOCKS) -> pd.DataFrame:
 def bits_per_weight(block: int = 64, double: bool = False) -> float:
     """4, and a part of the block's scale: 32 bits, or 8 and a part of a second scale (arXiv 2305.14314, section 3)."""
     return 4 + ((8 + 32 / _SCALES_PER_BLOCK) if double else 32) / block
-
-
-def _bitsandbytes():
-    models._need("bitsandbytes")
-    import bitsandbytes.functional
-
-    return bitsandbytes.functional
