@@ -3,8 +3,9 @@
 The rooms, from the ground floor up: `divergences` and `passk` (mathematics); `toys`, `worlds`, `estimators`, `pitfalls`
 and `bandits` (the same, where everything can be computed exactly); `tasks` (verifiable problems); `models`, `sampling` with
 `kv_cache`, `logprobs` (language models); `objectives`, `presampling`, `training` with `preflight`, `batches` and `metrics`
-(the method), and `checkpoint` under all that writes; `experiments`; `figures`, `widgets`, `settings`, `cli`, `doctor` (what
-people look at and type). A room only imports rooms below it.
+(the method), and `checkpoint` under all that writes; `quantisation`, `lowrank`, `memory` with `budget`, and `costs` (what a
+large model takes); `experiments`; `figures`, `widgets`, `settings`, `cli`, `doctor` (what people look at and type). A room
+only imports rooms below it.
 """
 
 __version__ = "0.1.0"
