@@ -538,7 +538,7 @@ def memory_lab(size: str = "Qwen2.5-7B") -> Live:
         return budget.worst(budget.ladder(size, rank, prompt, **run))
 
     def build(size, rank, rows, length):
-        title = f"{size}, {rows} x {length:,} tokens at once: memory at the peak of a training step"
+        title = f"{size}, {rows} x {length:,} tokens at once, peak of a training step"
         return figures.memory_ladder(parts(size, rank, rows, length), title)
 
     return Live(controls, build)
@@ -601,7 +601,7 @@ def cost_lab() -> Live:
         for method in _COSTED:
             work = costs.flops(method, steps * billions * 1e9, batch, training)
             table[method] = costs.hours(work, peak * 1e12, busy, busy_sampling)
-        title = f"{steps} steps of {batch.problems} x {batch.samples} answers, {billions:g}B weights: GPU-hours, price"
+        title = f"{steps} steps of {batch.problems} x {batch.samples} answers, {billions:g}B weights"
         return figures.cost_bars(pd.DataFrame(table).T, price, title)
 
     return Live(controls, build)

@@ -292,8 +292,9 @@ def test_rank_explorer_shows_what_a_rank_keeps():
     values = {"a.mlp": torch.tensor([3.0, 4.0]).sort(descending=True).values, "a.attention": torch.tensor([1.0, 0.0])}
     shares = lowrank.shares(values)
     figure = figures.rank_explorer(values, shares, rank=1, trained=10, whole=100)
-    kept = [t.y[0] for t in figure.data if t.xaxis == "x2" and t.name != "median"]
-    assert kept == pytest.approx([16 / 25, 1.0])
+    kept = {t.name: t.y for t in figure.data if t.xaxis == "x2"}
+    assert kept["MLP"][:2] == pytest.approx([16 / 25, 1.0])
+    assert kept["attention"][:2] == pytest.approx([1.0, 1.0])
     assert "<b>82%</b>" in figure.layout.title.text and "10.0% of 100" in figure.layout.title.text
 
 
@@ -305,5 +306,5 @@ def test_reward_by_run_is_a_running_mean():
 def test_cost_bars_say_hours_and_money():
     hours = pd.DataFrame({"sampling": [10.0, 10.0], "reference": [0.0, 5.0]}, index=["dph-js", "rkl"])
     figure = figures.cost_bars(hours, price=2.0, title="a run")
-    assert [a.text for a in figure.layout.annotations] == ["<b>10 h, 20</b>", "<b>15 h, 30</b>"]
+    assert [a.text for a in figure.layout.annotations] == ["<b>10 h</b>, costs 20", "<b>15 h</b>, costs 30"]
     assert traces(figure)["reference"].x.tolist() == [0.0, 5.0]

@@ -272,7 +272,7 @@ def test_rank_explorer_follows_the_rank(tiny):
         assert change(explorer, "rank", rank)
         assert f"{lowrank.lora_parameters(tiny.model, rank):,} parameters" in title()
     assert "<b>100%</b>" in title()
-    assert len(explorer.figures[0].to_json()) < 50_000
+    assert len(explorer.figures[0].to_json()) < 30_000
 
 
 def test_cost_lab_follows_every_control():

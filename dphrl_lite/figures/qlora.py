@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from dphrl_lite import quantisation
-from dphrl_lite.figures.style import BELOW, DASHES, FAINT, INK, color, styled
+from dphrl_lite.figures.style import BELOW, DASHES, FAINT, INK, styled
 
 _PARTS = {
     "weights": ("#0072B2", ["weights"]),
@@ -51,6 +51,7 @@ def memory_ladder(parts: pd.DataFrame, title: str, cards: Sequence[float] = (16,
     figure.update_xaxes(title_text="GB", range=[0, 1.17 * total.max()], col=1)
     figure.update_xaxes(title_text="GB, enlarged", range=[0, room], col=2)
     figure.update_yaxes(autorange="reversed", ticks="", col=1)
+    title += f": {total.iloc[0]:.0f} GB → <b>{total.iloc[-1]:.1f} GB</b>"
     figure = styled(figure, 470, title, barmode="stack", bargap=0.25, legend=BELOW | {"traceorder": "normal"})
     return figure.update_layout(margin={"l": 210, "b": 110}, uirevision="keep")
 
@@ -117,15 +118,13 @@ def rank_explorer(values: Mapping[str, Tensor], shares: pd.DataFrame, rank: int,
     """
     titles = ["singular values of each change", "share of the change that rank r keeps"]
     figure = make_subplots(cols=2, horizontal_spacing=0.1, subplot_titles=titles)
-    hues = {"attention": color("dph-js"), "MLP": color("grpo")}
-    shown = set()
-    for name, s in values.items():
-        part = "MLP" if "mlp" in name else "attention"
-        look = {"line": {"color": hues[part], "width": 1.2}, "opacity": 0.55, "name": part, "legendgroup": part}
-        look |= {"mode": "lines", "hovertemplate": f"rank %{{x}}: %{{y:.3g}}<extra>{name}</extra>"}
-        for col, y in ((1, (s / s[0]).numpy()), (2, shares[name].to_numpy())):
-            figure.add_scatter(x0=1, y=y.astype(np.float32), showlegend=part not in shown, row=1, col=col, **look)
-            shown.add(part)
+    for part, hue in {"attention": "#6A3D9A", "MLP": "#7F5B2E"}.items():
+        names = [name for name in values if ("mlp" in name) == (part == "MLP")]
+        for col, lines in ((1, [values[n] / values[n][0] for n in names]), (2, [shares[n].to_numpy() for n in names])):
+            x, y = _joined(lines)
+            look = {"line": {"color": hue, "width": 1.2}, "opacity": 0.6, "name": part, "showlegend": col == 1}
+            look |= {"legendgroup": part, "mode": "lines", "hovertemplate": f"%{{x}}: %{{y:.3g}}<extra>{part}</extra>"}
+            figure.add_scatter(x=x, y=y, row=1, col=col, **look)
     median = shares.median(axis=1)
     line = {"color": INK, "width": 3.5}
     figure.add_scatter(x=shares.index, y=median, name="median", mode="lines", line=line, row=1, col=2)
@@ -142,6 +141,14 @@ def rank_explorer(values: Mapping[str, Tensor], shares: pd.DataFrame, rank: int,
     )
     title += f" and trains {trained:,} parameters: {trained / whole:.1%} of {whole:,}"
     return styled(figure, 430, title, legend=BELOW, uirevision="keep").update_layout(margin_b=100)
+
+
+def _joined(lines: Sequence) -> tuple[np.ndarray, np.ndarray]:
+    """Several lines over 1, 2, 3... as one with gaps, from 16 on every fourth point: a fraction to send and to draw."""
+    shown = [[i for i in range(len(line)) if i < 16 or i % 4 == 3] for line in lines]
+    x = [np.array([*places, np.nan]) + 1 for places in shown]
+    y = [np.array([*np.asarray(line)[places], np.nan]) for line, places in zip(lines, shown, strict=True)]
+    return np.concatenate(x).astype(np.float32), np.concatenate(y).astype(np.float32)
 
 
 def reward_by_run(logs: Mapping[str, pd.DataFrame], window: int = 5) -> go.Figure:
@@ -181,7 +188,7 @@ def cost_bars(hours: pd.DataFrame, price: float, title: str) -> go.Figure:
         figure.add_bar(y=hours.index, x=hours[part], **look)
     total = hours.sum(axis=1)
     for method, spent in total.items():
-        words = f"<b>{spent:,.0f} h, {spent * price:,.0f}</b>"
+        words = f"<b>{spent:,.0f} h</b>, costs {spent * price:,.0f}"
         figure.add_annotation(x=spent, y=method, text=words, showarrow=False, xanchor="left", xshift=4)
     figure.update_xaxes(title_text="GPU-hours", range=[0, 1.25 * total.max()])
     figure.update_yaxes(autorange="reversed", ticks="")
