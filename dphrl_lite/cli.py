@@ -31,22 +31,25 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 
 
 def run_experiment(arguments: argparse.Namespace) -> int:
-    """Run a comparison, or read it where its outcomes are there already, and print Pass@k."""
+    """Print Pass@k of a shipped comparison, or run one into a folder; what is there already is read."""
     from dphrl_lite import experiments
 
-    table = experiments.first_look(
-        arguments.out or experiments.FIRST_LOOK, steps=arguments.steps, seeds=arguments.seeds
-    )
+    run, shipped = experiments.EXPERIMENTS[arguments.name]
+    asked = {k: getattr(arguments, k) for k in ("steps", "seeds") if getattr(arguments, k) is not None}
+    if asked and not arguments.out:
+        raise ValueError(f"{', '.join(asked)} decide a new comparison: give it a folder with --out")
+    table = run(arguments.out, **asked) if arguments.out else experiments.read_outcomes(shipped)
     print(experiments.summary(table).round(3).to_string())
     return 0
 
 
 def add_experiment_arguments(parser: argparse.ArgumentParser):
     """The flags of `dphrl experiment`."""
-    parser.add_argument("name", choices=["first-look"], help="first-look: base, GRPO and DPH-JS on countdown")
-    parser.add_argument("--out", help="folder for the outcomes (default: the shipped ones in data/runs/first_look)")
-    parser.add_argument("--steps", type=int, default=60, help="training steps of each run")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds")
+    what = "first-look: the tiny model on countdown; multiplication: the small language model. Base, GRPO and DPH-JS"
+    parser.add_argument("name", choices=["first-look", "multiplication"], help=what)
+    parser.add_argument("--out", help="folder in which everything is run (default: read the shipped outcomes)")
+    parser.add_argument("--steps", type=int, help="training steps of each run (60; 15)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="training seeds (0 1 2; 0)")
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,8 @@ def run_presample(argv: list[str]) -> int:
         samples=max(2, config.samples),
         max_new_tokens=config.max_new_tokens,
     )
-    check_memory(recipe.model, shape, problems, training=False, anyway=given.anyway)
-    policy = models.load(recipe.model)
+    check_memory(recipe.model, shape, problems, training=False, nf4=recipe.nf4, anyway=given.anyway)
+    policy = models.load(recipe.model, nf4=recipe.nf4)
     rollouts = presampling.sample(policy, task, problems, out=recipe.presampling, shard=shard, **asdict(config))
     print(f"{len(rollouts)} completions in {recipe.presampling}")
     if shard is None:
@@ -124,8 +127,8 @@ def run_train(argv: list[str]) -> int:
     task, problems = recipe.load_task(), recipe.load_problems()
     parts = presampling.partition(presampling.load(recipe.presampling), **asdict(switches))
     folder = Path(recipe.out) / f"{config.method}-seed{config.seed}"
-    check_memory(recipe.model, config, problems, anyway=given.anyway)
-    policy = models.load(recipe.model)
+    check_memory(recipe.model, config, problems, nf4=recipe.nf4, anyway=given.anyway)
+    policy = models.load(recipe.model, nf4=recipe.nf4)
     run = training.train(policy, task, problems, parts, out=folder, in_place=True, **asdict(config))
     if training.PartialState().is_main_process:
         saved = folder / f"policy-{len(run.log):06d}"
@@ -138,9 +141,7 @@ def run_train(argv: list[str]) -> int:
 COMMANDS = {
     "presample": Command("sample the reference once and verify every answer", run_presample, recipe=True),
     "train": Command("train with one method on what presample wrote", run_train, recipe=True),
-    "experiment": Command(
-        "compare methods on the miniature and print Pass@k", run_experiment, add_experiment_arguments
-    ),
+    "experiment": Command("compare methods on one task and print Pass@k", run_experiment, add_experiment_arguments),
     "doctor": Command("say what this machine can run, and why", run_doctor),
 }
 

@@ -4,32 +4,35 @@ Outcomes are a pandas table, one row per model and problem, with the columns `CO
 hold counts only, so that every figure can be drawn again, by anyone, without a model.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
 from tqdm.auto import tqdm
 
-from dphrl_lite import models, presampling, tasks, training
+from dphrl_lite import models, presampling, settings, tasks, training
 from dphrl_lite.checkpoint import claim, weights_digest, write_whole
 from dphrl_lite.models import DATA, Policy
 from dphrl_lite.objectives import METHODS
 from dphrl_lite.passk import Outcomes
-from dphrl_lite.tasks import Problem, Task
+from dphrl_lite.tasks import Problem, Task, arithmetic
 from dphrl_lite.tasks.countdown import problems
 
 COLUMNS = ["domain", "split", "family", "method", "strength", "seed", "problem", "n", "c", "distinct"]
 FIRST_LOOK = DATA / "runs" / "first_look"
+MULTIPLICATION = DATA / "runs" / "multiplication"
+RECIPES = DATA.parent / "recipes"
 KS = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True)
 class Miniature:
-    """The countdown miniature: problems to train on, and held-out problems by family, none of whose number sets is seen.
+    """Problems to train on, and held-out problems by family, none of whose sets of numbers is trained on.
 
-    `sort` is never trained by RL: it shows what is forgotten.
+    Families that RL never trains (of countdown `sort`) show what is forgotten.
     """
 
     task: Task
@@ -38,7 +41,7 @@ class Miniature:
 
 
 def miniature(train: int = 400, test: int = 200, seed: int = 0) -> Miniature:
-    """`train` problems of each of cd3 and cd4, and `test` held-out ones of each of cd3, cd4 and sort."""
+    """Countdown: `train` problems of each of cd3 and cd4, and `test` held-out ones of each of cd3, cd4 and sort."""
     chosen = [p for family in ("cd3", "cd4") for p in problems(family, train, seed=seed)]
     held_out = {family: problems(family, test, split="test", seed=seed + 1) for family in ("cd3", "cd4", "sort")}
     return Miniature(tasks.get("countdown"), chosen, held_out)
@@ -53,6 +56,7 @@ def evaluate(
     seed: int = 0,
     samples: int = 64,
     progress: bool = True,
+    **settings,
 ) -> pd.DataFrame:
     """Draw `samples` answers to every problem at temperature 1 and count the right ones.
 
@@ -63,16 +67,18 @@ def evaluate(
         method, strength, seed: how the policy was trained; they become columns, so that tables can be put together.
         samples: answers per problem; Pass@k can be estimated up to k = samples.
         progress: show a progress bar.
+        **settings: further settings of `presampling.sample`.
 
     Returns:
         An outcomes table.
     """
     if not families:
         raise ValueError("no families of problems given; expected a dict such as {'cd3': [...problems...]}")
+    # many at once: faster, and the same problems come in the same batches every time
+    settings = {"seed": 1, "problems_per_batch": 16, "progress": False} | settings
     frames = []
     for family, chosen in tqdm(families.items(), desc=f"evaluating {method}", unit="family", disable=not progress):
-        # many at once: faster, and the same problems come in the same batches every time
-        rollouts = presampling.sample(policy, task, chosen, samples, seed=1, problems_per_batch=16, progress=False)
+        rollouts = presampling.sample(policy, task, chosen, samples, **settings)
         table = presampling.counts(rollouts).rename(columns={"problem_id": "problem"})
         frames.append(table.assign(domain=task.name, split="test", family=family))
     return pd.concat(frames, ignore_index=True).assign(method=method, strength=strength, seed=seed)[COLUMNS]
@@ -151,29 +157,96 @@ def first_look(
         The outcomes of all runs. Raises `OtherRunError` if `out` holds a comparison with other settings.
     """
     policy, mini = models.load("tiny"), miniature()
-    settings = {"steps": steps, "samples": samples, "methods": list(methods), "seeds": list(seeds)}
-    folder = claim(out, {"kind": "first look", "weights": weights_digest(policy.model)} | settings)
-    frames = [_once(folder / "base.parquet", lambda: evaluate(policy, mini.task, mini.test, samples=samples))]
-    parts = cache(lambda: _parts(policy, mini))  # only if a run is missing, and once
-    for method in methods:
-        for seed in seeds:
-
-            def run(method=method, seed=seed):
-                done = training.train(policy, mini.task, mini.train, parts(), method, steps, seed)
-                return evaluate(done.policy, mini.task, mini.test, method, done.strength, seed, samples)
-
-            frames.append(_once(folder / f"{method}-seed{seed}.parquet", run))
-    return pd.concat(frames, ignore_index=True)
+    parts = lambda: presampling.partition(presampling.sample(policy, mini.task, mini.train, progress=False))
+    return Comparison("first look", policy, mini, parts).run(out, methods, steps, seeds, samples)
 
 
-def _parts(policy: Policy, mini: Miniature) -> presampling.Partition:
-    return presampling.partition(presampling.sample(policy, mini.task, mini.train, progress=False))
+def multiplication(
+    out: str | Path,
+    methods: Sequence[str] = ("grpo", "dph-js"),
+    steps: int | None = None,
+    seeds: Sequence[int] = (0,),
+    samples: int = 64,
+    recipe: str | Path = RECIPES / "small_multiplication.yaml",
+) -> pd.DataFrame:
+    """Base model, GRPO and DPH-JS with the small language model; addition and subtraction are never trained.
+
+    The settings are those of `recipe`. Rollouts and checkpoints go into its `out`, where `dphrl presample` and `dphrl train`
+    put them too, and a run that was stopped goes on from there; outcomes, logs and the partition go into this `out`.
+
+    Returns:
+        As `first_look`.
+    """
+    argv = ["--config", str(recipe)]
+    given, drawn = settings.parse(argv, "presample", presampling.PresampleConfig)
+    _, switches, config = settings.parse(argv, "train", presampling.PartitionConfig, training.TrainConfig)
+    policy, task, chosen = models.load(given.model, nf4=given.nf4), given.load_task(), given.load_problems()
+    test = {family: arithmetic.problems(family, n, "test") for family, n in arithmetic.TESTED.items()}
+
+    def parts() -> presampling.Partition:
+        rollouts = presampling.sample(policy, task, chosen, out=given.presampling, **asdict(drawn))
+        found = presampling.partition(rollouts, **asdict(switches))
+        write_whole(Path(out) / "partition.csv", lambda path: found.summary().to_csv(path, index=False))
+        return found
+
+    decided = ("method", "steps", "seed")
+    train = {name: value for name, value in asdict(config).items() if name not in decided}
+    draw = {
+        "max_new_tokens": config.max_new_tokens,
+        "problems_per_batch": 4,
+    }  # more would need more memory than training
+    comparison = Comparison(
+        "multiplication", policy, Miniature(task, chosen, test), parts, train, draw, Path(given.out)
+    )
+    return comparison.run(out, methods, steps or config.steps, seeds, samples)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The base model, and every method and seed, on the same problems.
+
+    `parts` is called if a run is missing. `train` and `draw` hold further settings of `training.train` and of `evaluate`.
+    `work` is the folder of checkpoints; without one runs leave no more than their outcomes.
+    """
+
+    kind: str
+    policy: Policy
+    data: Miniature
+    parts: Callable[[], presampling.Partition]
+    train: Mapping = field(default_factory=dict)
+    draw: Mapping = field(default_factory=dict)
+    work: Path | None = None
+
+    def run(self, out, methods: Sequence[str], steps: int, seeds: Sequence[int], samples: int) -> pd.DataFrame:
+        """The outcomes of all runs; what is in `out` is read, the rest is run."""
+        told = {"steps": steps, "samples": samples, "methods": list(methods), "seeds": list(seeds)}
+        told |= {"train": dict(self.train), "evaluate": dict(self.draw)} if self.train else {}
+        folder = claim(out, {"kind": self.kind, "weights": weights_digest(self.policy.model)} | told)
+        base = partial(evaluate, self.policy, self.data.task, self.data.test, samples=samples, **self.draw)
+        frames = [_once(folder / "base.parquet", base)]
+        parts = cache(self.parts)
+        for method in methods:
+            for seed in seeds:
+                one = partial(self._one, folder, parts, method, steps, seed, samples)
+                frames.append(_once(folder / f"{method}-seed{seed}.parquet", one))
+        return pd.concat(frames, ignore_index=True)
+
+    def _one(self, folder: Path, parts, method: str, steps: int, seed: int, samples: int) -> pd.DataFrame:
+        place = self.work and self.work / f"{method}-seed{seed}"
+        task, test = self.data.task, self.data.test
+        done = training.train(self.policy, task, self.data.train, parts(), method, steps, seed, place, **self.train)
+        if place:
+            write_whole(folder / f"{place.name}.jsonl", partial(shutil.copy, place / training.LOG))
+        return evaluate(done.policy, task, test, method, done.strength, seed, samples, **self.draw)
 
 
 def _once(path: Path, compute) -> pd.DataFrame:
     if not path.is_file():
         write_whole(path, lambda temporary: compute().to_parquet(temporary, index=False))
     return pd.read_parquet(path)
+
+
+EXPERIMENTS = {"first-look": (first_look, FIRST_LOOK), "multiplication": (multiplication, MULTIPLICATION)}
 
 
 def read_outcomes(folder: str | Path = FIRST_LOOK) -> pd.DataFrame:

@@ -155,7 +155,12 @@ def free_gb(device: torch.device) -> float:
 
 
 def check(
-    name: str, config: TrainConfig, problems: Sequence[Problem], training: bool = True, anyway: bool = False
+    name: str,
+    config: TrainConfig,
+    problems: Sequence[Problem],
+    training: bool = True,
+    nf4: bool = False,
+    anyway: bool = False,
 ) -> str:
     """The table of `plan` as text, with what is there and, where that will not do, what to change.
 
@@ -164,12 +169,13 @@ def check(
         config: the run's settings.
         problems: of which the longest prompt counts.
         training: False for what sampling alone needs.
+        nf4: as for `models.load`.
         anyway: do not refuse.
 
     Raises:
         MemoryError: the need is above what is there by more than the reckoning's own error.
     """
-    made = outline(name)
+    made = outline(name, nf4=nf4)
     prompt = max((p.prompt for p in problems), key=len)
     tokens = len(Policy(made.model, tokenizer(made.profile), name).encode(prompt))
     table = plan(made, config, prompt_tokens=tokens, training=training)

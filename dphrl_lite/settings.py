@@ -25,7 +25,8 @@ class Recipe:
     """Model and data: the top level of a recipe. Relative paths start where the command is given."""
 
     model: str = field(default="tiny", metadata={"help": "a profile, a folder, or a hub id"})
-    task: str = field(default="countdown", metadata={"help": "countdown, sql or math"})
+    nf4: bool = field(default=False, metadata={"help": "hold the weights in 4 bits and train a LoRA adapter"})
+    task: str = field(default="countdown", metadata={"help": "arithmetic, countdown, sql or math"})
     databases: str | None = field(default=None, metadata={"help": "sql: the folder of databases"})
     comparison: str | None = field(default=None, metadata={"help": "sql: bag (Spider's rule) or set (BIRD's)"})
     time_limit: float | None = field(default=None, metadata={"help": "sql, math: seconds for one verdict"})

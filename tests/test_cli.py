@@ -220,5 +220,12 @@ def test_a_flag_too_many_is_refused(capsys):
 
 
 def test_a_mistake_gets_a_sentence_and_status_2(capsys):
-    assert cli.main(["experiment", "first-look", "--steps", "5"]) == 2  # the shipped folder holds 60 steps
-    assert "steps: there 60, asked for 5" in capsys.readouterr().err
+    assert cli.main(["experiment", "first-look", "--steps", "5"]) == 2  # the shipped outcomes are of 60 steps
+    assert "give it a folder with --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["first-look", "multiplication"])
+def test_experiment_prints_the_shipped_outcomes(capsys, name):
+    assert cli.main(["experiment", name]) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("Pass@64", "base", "grpo", "dph-js"))

@@ -1,5 +1,7 @@
 """The miniature's data are disjoint, outcomes tables add up, and a comparison can be stopped and read again."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -89,3 +91,21 @@ def test_the_shipped_outcomes_show_the_robust_facts():
         assert at_64["grpo"] < at_64["base"]
         assert at_64["dph-js"] > max(at_64["grpo"], at_64["grpo-exp"])
         assert min(at_1["grpo"], at_1["dph-js"]) > at_1["base"]
+
+
+def test_a_comparison_goes_on_from_the_checkpoints_of_its_runs(tiny, countdown, few_problems, parts, tmp_path):
+    data = experiments.Miniature(countdown, few_problems, {"cd3": few_problems[:3]})
+    few = {"problems_per_step": 4, "samples": 4, "rehearsal_per_step": 8}
+    comparison = experiments.Comparison(
+        "a test", tiny, data, lambda: parts, few, {"max_new_tokens": 6}, tmp_path / "work"
+    )
+    first = comparison.run(tmp_path / "kept", ["dph-js"], 2, [3], 4)
+    log = (tmp_path / "kept" / "dph-js-seed3.jsonl").read_bytes()
+    assert log == (tmp_path / "work" / "dph-js-seed3" / "log.jsonl").read_bytes()
+    assert len(log.splitlines()) == 2
+    for path in (tmp_path / "kept").glob("dph-js*"):
+        path.unlink()
+    assert comparison.run(tmp_path / "kept", ["dph-js"], 2, [3], 4).equals(first)
+    assert (tmp_path / "kept" / "dph-js-seed3.jsonl").read_bytes() == log  # its seconds, too: nothing was trained again
+    with pytest.raises(OtherRunError, match="samples"):
+        replace(comparison, train=few | {"samples": 8}).run(tmp_path / "kept", ["dph-js"], 2, [3], 4)

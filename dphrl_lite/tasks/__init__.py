@@ -7,7 +7,7 @@ from dphrl_lite.tasks.base import Problem, Task, Verdict
 from dphrl_lite.tasks.problems import load_problems
 
 # Imported on first use: a class on countdown need not pay for sympy or sqlglot.
-_TASKS = {"countdown": "Countdown", "sql": "Sql", "math": "Math"}
+_TASKS = {"arithmetic": "Arithmetic", "countdown": "Countdown", "sql": "Sql", "math": "Math"}
 
 
 def names() -> list[str]:
@@ -16,7 +16,7 @@ def names() -> list[str]:
 
 
 def get(name: str, **settings) -> Task:
-    """The task called `name`: "countdown", "sql" (needs `databases=folder`) or "math". Unknown names list the valid ones."""
+    """The task called `name`: "arithmetic", "countdown", "math", or "sql" (needs `databases=folder`); see `names`."""
     class_name = lookup(_TASKS, "task", name)
     return getattr(import_module(f"dphrl_lite.tasks.{name}"), class_name)(**settings)
 

@@ -12,6 +12,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 
@@ -59,6 +60,7 @@ MAPPINGS: dict[str, dict[str, Column]] = {
     "bird": {**_SQL, "answer": "SQL", "difficulty": lambda row: row.get("difficulty")},  # train.json has none
     "spider": {**_SQL, "answer": ("gold_sql", "query")},
 }
+GENERATORS = ("arithmetic", "countdown")  # tasks that make their problems
 _OTHER_NAMES = {"dsrsub": "deepscaler", "minidev": "bird"}  # files of these sets that do not carry their name
 
 
@@ -67,8 +69,9 @@ def load_problems(source, *, split=None, columns=None, databases=None, keep=None
 
     Args:
         source: a .json, .jsonl, .csv or .parquet file; a hub id or folder that `datasets.load_dataset` knows, the
-            config after a colon (`"openai/gsm8k:main"`); or a countdown family (`"countdown:cd3"`).
-        split: of a hub data set; of countdown "train" (the default) or "test", the held-out fifth.
+            config after a colon (`"openai/gsm8k:main"`); or a family that a task makes (`"countdown:cd3"`,
+            `"arithmetic:multiplication"`).
+        split: of a hub data set; of what a task makes "train" (the default) or "test", the held-out part.
         columns: where the fields are: a name in `MAPPINGS`, or a dict from `id`, `prompt`, `answer` to a column name, a
             tuple of names of which the first present one counts, or a function of the row; further keys become `meta`.
             By default rows with columns `prompt` and `answer` are taken as they stand: other columns go into `meta`, and
@@ -84,15 +87,13 @@ def load_problems(source, *, split=None, columns=None, databases=None, keep=None
     Raises:
         FileNotFoundError: a missing source, or a row whose database is missing.
         ValueError: an unreadable file; a missing column; a row without prompt or answer; a repeated id; no rows.
-        UnknownNameError: an unknown mapping or countdown family.
+        UnknownNameError: an unknown mapping, or an unknown family of a task.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; expected how many rows to keep, 1 or more, or None for all of them")
     task, _, family = str(source).partition(":")
-    if task == "countdown":
-        from dphrl_lite.tasks import countdown  # made, not read
-
-        return countdown.problems(family, split=split or "train")[:limit]
+    if task in GENERATORS:
+        return import_module(f"dphrl_lite.tasks.{task}").problems(family, split=split or "train")[:limit]
     rows, stem, folder = _rows(source, split)
     rows = list(islice((pair for pair in enumerate(rows) if keep is None or keep(pair[1])), limit))
     if not rows:
