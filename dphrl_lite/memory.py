@@ -29,6 +29,7 @@ from dphrl_lite.sampling import rows_at_once
 from dphrl_lite.tasks import Problem
 
 PHASES = ("sampling", "head", "layers", "step")
+CODES = 64 + 1024 + 4  # bytes beside each NF4 matrix: tables of the 4- and 8-bit codes, mean of the scales
 ERROR = 0.15  # how far from the measured peak these formulas may be
 
 
@@ -52,7 +53,9 @@ class Shape:
         config, head = model.config.get_text_config(), model.get_output_embeddings()
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        linear = [tuple(m.weight.shape) for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
+        linear = [
+            (m.out_features, m.in_features) for m in model.modules() if isinstance(m, nn.Linear) and m is not head
+        ]
         return cls(
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
@@ -71,10 +74,8 @@ class Shape:
             return self.parameters * self.itemsize
         sizes = [m * n for m, n in self.linear]
         scales = [-(-size // 64) for size in sizes]
-        packed = sum(-(-size // 2) for size in sizes) + sum(k + 4 * -(-k // 256) + 4 + 64 for k in scales)
-        return (
-            packed + 1024 + (self.parameters - sum(sizes)) * self.itemsize
-        )  # 64, 1024: tables of the 4- and 8-bit codes
+        packed = sum(-(-size // 2) for size in sizes) + sum(k + 4 * -(-k // 256) + CODES for k in scales)
+        return packed + (self.parameters - sum(sizes)) * self.itemsize
 
     def adapter(self, rank: int) -> list[int]:
         """Numbers in each matrix of a LoRA adapter: A `[rank, in]` and B `[out, rank]` beside every linear layer."""
@@ -211,16 +212,11 @@ def _held(made: Outline, config: TrainConfig, in_place: bool) -> list[tuple]:
     weights = shape.weights(made.profile.nf4)
     sizes, itemsize = _trained(made, shape)
     name = optimizer_name(config, made.profile.nf4, made.device)
-    gradient, several = sum(sizes) * itemsize, _microbatches(made, config, 0)[1]
     second = weights * (not rank) * (not in_place or method.needs_reference)
-    aside = gradient * (method.rehearses and config.gradient_parts)
-    after = ("layers", "step") + ("head",) * several  # of one micro-batch, they come when activations go
     return [
         ("weights", weights, "nf4=True, or a smaller model", PHASES),
         ("reference", second, "a dph method, lora_rank, in_place=True", PHASES),
         ("adapter", sum(sizes) * itemsize * bool(rank), "lora_rank", PHASES),
-        ("gradients", gradient, "lora_rank", after),
-        ("gradient parts", aside, "gradient_parts=False", ("head", "layers", "step")),
         ("optimizer", optimizer_bytes(sizes, name, itemsize), "optimizer, lora_rank", PHASES),
         ("optimizer work space", 2 * max(sizes) * itemsize, "", ("step",)),
     ]
@@ -246,38 +242,44 @@ def _sampling(made: Outline, config: TrainConfig, prompt_tokens: int) -> list[tu
     ]
 
 
-def _microbatches(made: Outline, config: TrainConfig, prompt_tokens: int) -> tuple[int, bool]:
-    """Completions in a full micro-batch, and whether a minibatch has several."""
-    fresh = config.problems_per_step * config.samples
-    rows = -(-max(fresh, config.rehearsal_per_step * METHODS[config.method].rehearses) // config.minibatches)
-    at_once = max(
-        1, microbatch_tokens(config, Shape.of(made.model).vocabulary) // (prompt_tokens + _longest(made, config))
-    )
-    return min(rows, at_once), rows > at_once
-
-
 def _update(made: Outline, config: TrainConfig, prompt_tokens: int) -> list[tuple]:
-    shape, longest, nf4 = Shape.of(made.model), _longest(made, config), made.profile.nf4
-    s, rank, knob = shape.itemsize, made.profile.lora_rank, "microbatch_tokens, max_new_tokens"
-    rows, width = _microbatches(made, config, prompt_tokens)[0], prompt_tokens + longest
-    tokens = rows * width
+    """Of the two passes of an update, over fresh completions and then over stored ones, the one that needs more."""
+    rehearses = METHODS[config.method].rehearses
+    width = prompt_tokens + _longest(made, config)
+    at_once = max(1, microbatch_tokens(config, Shape.of(made.model).vocabulary) // width)
+    sizes, itemsize = _trained(made, Shape.of(made.model))
+    gradient, knob = sum(sizes) * itemsize, "gradient_parts=False"
+    fresh, stored = config.problems_per_step * config.samples, config.rehearsal_per_step * rehearses
+    passes = []
+    for completions, aside in ((fresh, 0), (stored, gradient * rehearses * config.gradient_parts)):
+        rows = -(-completions // config.minibatches)  # of one minibatch
+        parts = _pass(made, min(rows, at_once), width, _longest(made, config))
+        # of one micro-batch alone, gradients come as activations go
+        besides = gradient if rows > at_once else max(0, gradient - parts[0][1])
+        parts += [("gradients", besides, "lora_rank", ("head",) * (rows > at_once) + ("layers",))]
+        parts += [("gradient parts", aside, knob, ("head", "layers"))]
+        passes.append(parts)
+    worse = max(passes, key=lambda parts: max(sum(row[1] for row in parts if x in row[3]) for x in ("head", "layers")))
+    aside = gradient * rehearses * config.gradient_parts
+    return [*worse, ("gradients", gradient, "lora_rank", ("step",)), ("gradient parts", aside, knob, ("step",))]
+
+
+def _pass(made: Outline, rows: int, width: int, longest: int) -> list[tuple]:
+    """One micro-batch of `rows` completions: what is kept for the backward pass, and what that takes besides."""
+    shape, nf4, rank = Shape.of(made.model), made.profile.nf4, made.profile.lora_rank
+    s, knob, tokens = shape.itemsize, "microbatch_tokens, max_new_tokens", rows * width
     kept = tokens * (shape.kept(bool(rank)) + width * s)  # the mask in numbers, once per layer
     stream = tokens * shape.hidden * s * shape.layers  # checkpointed, each layer keeps its input alone
-    largest = max(m * n for m, n in shape.linear) * s
-    matrix = largest if rank else max(shape.vocabulary * shape.hidden * s, largest)
-    backward = (
-        tokens * (3 * shape.inner + 2 * shape.hidden) * s + matrix
-    )  # gradients in the MLP; a weight dequantised, or its gradient
-    if rank and s < 4:
-        backward += tokens * shape.inner * 4
+    head = shape.vocabulary * shape.hidden * s
+    largest = max(m * n for m, n in shape.linear) * s  # a weight dequantised, or its gradient
+    backward = tokens * (3 * shape.inner + 2 * shape.hidden) * s + largest + head * (not rank)  # gradients in the MLP
+    backward += tokens * shape.inner * 4 * bool(rank and s < 4)
     positions = rows * (longest + 1)
-    if (
-        4 * shape.vocabulary * positions > LOGITS_BYTES
-    ):  # see `logprobs`: in pieces, computed again in the backward pass
+    if 4 * shape.vocabulary * positions > LOGITS_BYTES:  # then in pieces, computed again: see `logprobs`
         positions = LOGITS_BYTES // (4 * shape.vocabulary)
     logits = positions * shape.vocabulary * (4 * 4 + s * (s < 4))  # logits, log-probs, probabilities; their gradients
     return [
         ("activations", stream if nf4 else kept * shape.layers, knob, ("head", "layers")),
-        ("logits", logits, "", ("head",)),
+        ("logits", logits + 2 * head * (not rank), "", ("head",)),  # each piece has a gradient of the head to add up
         ("layer work space", backward + kept * nf4, knob, ("layers",)),
     ]
