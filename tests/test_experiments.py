@@ -1,13 +1,17 @@
 """The miniature's data are disjoint, outcomes tables add up, and a comparison can be stopped and read again."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
 
-from dphrl_lite import experiments
-from dphrl_lite.checkpoint import OtherRunError
+from dphrl_lite import experiments, settings
+from dphrl_lite.checkpoint import OtherRunError, read_manifest
+from dphrl_lite.presampling import PartitionConfig
+from dphrl_lite.tasks import arithmetic
 from dphrl_lite.tasks.countdown import is_held_out
+from dphrl_lite.training import TrainConfig
 
 
 def test_miniature_keeps_train_and_test_apart():
@@ -109,3 +113,36 @@ def test_a_comparison_goes_on_from_the_checkpoints_of_its_runs(tiny, countdown, 
     assert (tmp_path / "kept" / "dph-js-seed3.jsonl").read_bytes() == log  # its seconds, too: nothing was trained again
     with pytest.raises(OtherRunError, match="samples"):
         replace(comparison, train=few | {"samples": 8}).run(tmp_path / "kept", ["dph-js"], 2, [3], 4)
+
+
+def test_the_shipped_multiplication_is_on_the_held_out_problems_of_the_generator():
+    shipped = experiments.MULTIPLICATION
+    table, manifest = experiments.read_outcomes(shipped), read_manifest(shipped)
+    assert table["method"].unique().tolist() == ["base", *manifest["methods"]] == ["base", "grpo", "dph-js"]
+    assert (table["n"] == manifest["samples"]).all()
+    assert table["c"].between(0, table["n"]).all()
+    assert (table["distinct"] == (table["c"] > 0)).all()  # an arithmetic problem has one answer
+    for (_, family), rows in table.groupby(["method", "family"]):
+        assert rows["problem"].tolist() == [
+            p.id for p in arithmetic.problems(family, arithmetic.TESTED[family], "test")
+        ]
+    for method in manifest["methods"]:
+        steps = [json.loads(line) for line in (shipped / f"{method}-seed0.jsonl").read_text().splitlines()]
+        assert [step["step"] for step in steps] == list(range(1, manifest["steps"] + 1))
+    assert pd.read_csv(shipped / "partition.csv")["problems"].sum() == len(arithmetic.problems("multiplication"))
+
+
+def test_the_shipped_multiplication_was_run_with_the_recipe_as_it_stands():
+    argv = ["--config", str(experiments.RECIPES / "small_multiplication.yaml")]
+    _, _, config = settings.parse(argv, "train", PartitionConfig, TrainConfig)
+    manifest = read_manifest(experiments.MULTIPLICATION)
+    asked = asdict(config)
+    assert manifest["steps"] == asked["steps"]
+    assert {name: asked[name] for name in manifest["train"]} == manifest["train"]
+
+
+def test_the_shipped_multiplication_shows_collapse_and_what_rehearsal_keeps():
+    table = experiments.summary(experiments.read_outcomes(experiments.MULTIPLICATION)).loc["multiplication"]
+    base, grpo, dph = (table.loc[name] for name in ("base", "grpo", "dph-js"))
+    assert grpo["Pass@1"] > dph["Pass@1"] > base["Pass@1"]
+    assert grpo["Pass@64"] < min(base["Pass@64"], dph["Pass@64"])
