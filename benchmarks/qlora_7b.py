@@ -227,7 +227,7 @@ def main(argv: list[str] | None = None):
     rate = matrix_rate(plan.device, plan.dtype, matrix)
     policy = build(plan)
     problems, parts = prepare(policy, prompt, longest)
-    fresh = {name: p.detach().clone() for name, p in policy.model.named_parameters() if p.requires_grad}
+    fresh = {name: p.detach().cpu().clone() for name, p in policy.model.named_parameters() if p.requires_grad}
     rows = []
     print(f"{policy.reasons[0]}, {rate / 1e12:.2f} TFLOP/s in {plan.dtype}")
     print(f"{'method':8s} {'GB':>6s} {'reckoned':>8s} {'sampling s':>10s} {'update s':>9s} {'share of rate':>13s}")

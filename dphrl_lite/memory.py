@@ -184,7 +184,7 @@ def check(
     worst = need.idxmax()
     when = table[list(PHASES)].apply(lambda row: ", ".join(row.index[row]), axis=1)
     shown = table[["part", "gb", "knob"]].assign(when=when).to_string(index=False, float_format="{:.3f}".format)
-    text = f"{shown}\n{need.max():.2f} GB needed at most ({worst}), {free:.2f} GB free"
+    text = f"{shown}\n{need.max():.3f} GB needed at most ({worst}), {free:.3f} GB free"
     if need.max() <= free * (1 - ERROR):
         return text
     knobs = table[table[worst] & (table["knob"] != "")].sort_values("gb", ascending=False)
