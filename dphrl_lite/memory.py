@@ -160,8 +160,8 @@ def check(
     config: TrainConfig,
     problems: Sequence[Problem],
     training: bool = True,
+    nf4: bool = False,
     anyway: bool = False,
-    **held,
 ) -> str:
     """The table of `plan` as text, with what is there and, where that will not do, what to change.
 
@@ -170,13 +170,13 @@ def check(
         config: the run's settings.
         problems: of which the longest prompt counts.
         training: False for what sampling alone needs.
+        nf4: as for `models.load`.
         anyway: do not refuse.
-        **held: as for `plan`.
 
     Raises:
         MemoryError: the need is above what is there by more than the reckoning's own error.
     """
-    made = outline(name, **held)
+    made = outline(name, nf4=nf4)
     prompt = max((p.prompt for p in problems), key=len)
     tokens = len(Policy(made.model, tokenizer(made.profile), name).encode(prompt))
     table = plan(made, config, prompt_tokens=tokens, training=training)

@@ -5,7 +5,9 @@ automatically is kept with its reason. Knows nothing of tasks, losses or samplin
 import copy
 import importlib
 import json
+import logging
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -33,7 +35,7 @@ class Profile:
     lora_rank: int = 0
     max_new_tokens: int = 1024
     offline: str | None = None  # a folder that is taken instead of `source` where it is there
-    sizes: tuple[int, ...] = ()  # of the configuration, to reckon without the hub: see `_config`
+    sizes: tuple[int, ...] = ()  # of the configuration, to reckon without the hub: see `config_of`
 
 
 QWEN_7B, LLAMA_8B = (152_064, 3_584, 18_944, 28, 28, 4), (128_256, 4_096, 14_336, 32, 32, 8)
@@ -225,14 +227,14 @@ def outline(
     rank = lora_rank or profile.lora_rank or (16 if nf4 else 0)
     profile = replace(profile, nf4=nf4, lora_rank=rank)
     with _explained(profile):
-        config = _config(profile)
+        config = config_of(profile)
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(config)
     where, kind, reasons = _placement(empty.num_parameters(), not rank, nf4, device, dtype)
     return Outline(profile, adapter, empty.to(kind), where, kind, reasons)
 
 
-def _config(profile: Profile):
+def config_of(profile: Profile):
     """The configuration, without the hub where the profile names its sizes: all that decides how much memory is needed."""
     from transformers import AutoConfig, LlamaConfig, Qwen2Config
 
@@ -329,10 +331,10 @@ def _source(name: str) -> str:
 
 def _from_pretrained(profile: Profile, device: torch.device, dtype: torch.dtype):
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
+    from transformers.utils import logging as hub_logging
 
     if Path(profile.source).is_dir():
-        logging.disable_progress_bar()  # a bar for a download is news, for a file on disk it is noise
+        hub_logging.disable_progress_bar()  # a bar for a download is news, for a file on disk it is noise
     settings = {"dtype": dtype, "device_map": {"": device}}
     if profile.nf4:
         settings["quantization_config"] = nf4_config(dtype)
@@ -340,7 +342,7 @@ def _from_pretrained(profile: Profile, device: torch.device, dtype: torch.dtype)
         with _explained(profile):
             model = AutoModelForCausalLM.from_pretrained(profile.source, **settings)
     finally:
-        logging.enable_progress_bar()
+        hub_logging.enable_progress_bar()
     if profile.nf4 and device.type == "cpu":  # or the whole file would stay in memory for its embedding's sake
         for p in model.parameters():
             p.data = p.data.clone() if p.is_floating_point() else p.data
@@ -402,17 +404,26 @@ def with_lora(model, folder: str | None, rank: int, quantised: bool):
         ) in model.modules():  # bitsandbytes would repack 4-bit weights for CPU inference, and lose the gradient
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 module.support_avx512bf16_for_cpu = False
-        model.requires_grad_(False).gradient_checkpointing_enable({"use_reentrant": False})
-    if folder:
-        return PeftModel.from_pretrained(model, folder, is_trainable=True)
+        with _no_future_warnings():
+            model.requires_grad_(False).gradient_checkpointing_enable({"use_reentrant": False})
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    with torch.random.fork_rng():  # the same adapter at every start, or no run could be recognised and resumed
-        torch.manual_seed(0)
-        return get_peft_model(model, config)
+    with torch.random.fork_rng(), _no_future_warnings():
+        torch.manual_seed(0)  # the same adapter at every start, or no run could be recognised and resumed
+        return PeftModel.from_pretrained(model, folder, is_trainable=True) if folder else get_peft_model(model, config)
+
+
+@contextmanager
+def _no_future_warnings():
+    """peft, and we, say `gradient_checkpointing`, as all releases of transformers 5 understand; the newest warn of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def need(package: str):
     """The module `package`. Raises `ImportError` with the command that installs it."""
+    # bitsandbytes, which peft imports too, warns on some CPUs that it has no faster kernel from the hub
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         return importlib.import_module(package)
     except ImportError as error:

@@ -20,7 +20,20 @@ import torch
 import traitlets
 from plotly.offline import get_plotlyjs
 
-from dphrl_lite import bandits, divergences, estimators, figures, presampling, toys, training, worlds
+from dphrl_lite import (
+    bandits,
+    budget,
+    costs,
+    divergences,
+    estimators,
+    figures,
+    lowrank,
+    presampling,
+    quantisation,
+    toys,
+    training,
+    worlds,
+)
 from dphrl_lite.passk import Outcomes
 
 _WIDE = {"description_width": "120px"}
@@ -500,3 +513,95 @@ def _suggestions(question) -> list[tuple[str, str]]:
     queries |= {f"a typical mistake, {i}": sql for i, sql in enumerate(question.meta["wrong"], 1)}
     queries |= {"learnt by heart": cases.memorised(path, question.answer)}
     return [(f"{name}: {sql[:90]}", sql) for name, sql in queries.items()]
+
+
+# ---- QLoRA at 7B -----------------------------------------------------------------------------------------------------
+
+
+def _choice(label: str, options, value, kind=ipywidgets.SelectionSlider):
+    return kind(options=options, value=value, description=label, style=_WIDE, layout={"width": "360px"})
+
+
+def memory_lab(size: str = "Qwen2.5-7B") -> Live:
+    """What each trick saves of GPU memory, for a model, a LoRA rank, and lengths of your choice."""
+    controls = {
+        "size": _choice("model", list(budget.SIZES), size, ipywidgets.Dropdown),
+        "rank": _choice("LoRA rank", [1, 4, 8, 16, 32, 64, 128, 256], 16),
+        "rows": _choice("rows at once", [1, 2, 4, 8, 16, 32], 8),
+        "length": _choice("tokens per row", [512, 1024, 2048, 4096], 1024),
+    }
+
+    @lru_cache(maxsize=64)
+    def parts(size, rank, rows, length):
+        prompt = length // 4
+        run = {"microbatch_tokens": rows * length, "max_new_tokens": length - prompt}
+        return budget.worst(budget.ladder(size, rank, prompt, **run))
+
+    def build(size, rank, rows, length):
+        title = f"{size}, {rows} x {length:,} tokens at once, peak of a training step"
+        return figures.memory_ladder(parts(size, rank, rows, length), title)
+
+    return Live(controls, build)
+
+
+def four_bit_lab(weights: Mapping[str, torch.Tensor]) -> Live:
+    """What 4-bit storage does to a weight matrix: choose the matrix, the format, and how many weights share a scale.
+
+    Args:
+        weights: name -> matrix of floats.
+    """
+    controls = {
+        "name": _choice("matrix", list(weights), next(iter(weights)), ipywidgets.Dropdown),
+        "kind": _choice("format", [(w, k) for k, w in quantisation.KINDS.items()], "nf4", ipywidgets.Dropdown),
+        "block": _choice("block size", quantisation.BLOCKS, 64),
+        "double": ipywidgets.Checkbox(True, description="double quantisation", indent=False, layout={"width": "auto"}),
+    }
+    errors = cache(lambda name: quantisation.errors(weights[name]))
+
+    def follow(_change=None):
+        controls["double"].disabled = controls["kind"].value == "int4"
+
+    controls["kind"].observe(follow, names="value")
+    return Live(controls, lambda name, **chosen: figures.four_bits(weights[name], errors=errors(name), **chosen))
+
+
+def rank_explorer(before, after) -> Live:
+    """Slide the rank r: how much of the change from model `before` to `after` it keeps, and how many parameters it takes."""
+    values = lowrank.singular_values(before, after)
+    shares, whole = lowrank.shares(values), sum(p.numel() for p in after.parameters())
+
+    def build(rank):
+        return figures.rank_explorer(values, shares, rank, lowrank.lora_parameters(after, rank), whole)
+
+    ranks = [r for r in (1, 2, 4, 8, 16, 32, 64, 128, 256) if r <= len(shares)]
+    return Live({"rank": _choice("rank r", ranks, min(4, ranks[-1]))}, build)
+
+
+_COSTED = ("grpo", "rkl", "dph-js", "dph-js-definition")
+
+
+def cost_lab() -> Live:
+    """GPU-hours and money of a whole run, by method. Every default is an assumption to be changed."""
+    controls = {
+        "billions": _choice("billion weights", [0.5, 1.5, 3, 7.6, 8, 14.8, 32.8], 7.6),
+        "training": _choice("training", list(costs.TRAIN), "qlora", ipywidgets.Dropdown),
+        "steps": _choice("steps", [50, 100, 200, 400, 800], 200),
+        "completion": _choice("tokens an answer", [100, 250, 500, 1000, 2000, 4000], 500),
+        "prompt": _choice("tokens a prompt", [100, 250, 500, 1000, 2000, 4000], 500),
+        "rehearsed": _choice("rehearsed a step", [0, 64, 128, 256, 384, 512, 1024, 2048], 384),
+        "peak": _slider("peak, TFLOP/s", 150, 20, 2000, 10),
+        "busy": _slider("share, training", 0.4, 0.05, 0.8, 0.05),
+        "busy_sampling": _slider("share, sampling", 0.05, 0.01, 0.4, 0.01),
+        "price": _slider("price of an hour", 1.0, 0.1, 10, 0.1),
+    }
+
+    def build(billions, training, steps, prompt, completion, rehearsed, peak, busy, busy_sampling, price):
+        batch = costs.Batch(prompt=prompt, completion=completion, rehearsed=rehearsed)
+        table = {}
+        for method in _COSTED:
+            work = costs.flops(method, steps * billions * 1e9, batch, training)
+            table[method] = costs.hours(work, peak * 1e12, busy, busy_sampling)
+        title = f"{steps} steps of {batch.problems} x {batch.samples} answers, {billions:g}B weights"
+        return figures.cost_bars(pd.DataFrame(table).T, price, title)
+
+    return Live(controls, build)

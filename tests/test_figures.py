@@ -5,7 +5,19 @@ import pandas as pd
 import pytest
 import torch
 
-from dphrl_lite import bandits, divergences, estimators, figures, passk, pitfalls, presampling, toys, worlds
+from dphrl_lite import (
+    bandits,
+    divergences,
+    estimators,
+    figures,
+    lowrank,
+    passk,
+    pitfalls,
+    presampling,
+    quantisation,
+    toys,
+    worlds,
+)
 from dphrl_lite.objectives import METHODS
 from dphrl_lite.passk import Outcomes
 
@@ -247,3 +259,52 @@ def test_query_results_shows_rows_and_says_where_there_are_none():
 def test_verdict_table_says_right_and_wrong_in_words():
     html = figures.verdict_table(pd.DataFrame({"correct": [True, False], "distinct": ["+1", None]})).to_html()
     assert html.index("right</td>") < html.index("wrong</td>") < html.index("–</td>")
+
+
+# ---- QLoRA --------------------------------------------------------------------------------------------------------------
+
+
+def test_memory_ladder_stacks_all_parts_twice_and_says_their_sum():
+    parts = pd.DataFrame({"phase": "layers", "weights": [30.0, 5.5], "optimizer": [60.0, 0.1]}, index=["plain", "NF4"])
+    figure = figures.memory_ladder(parts, "a run")
+    for axis in ("x", "x2"):
+        bars = [t for t in figure.data if t.type == "bar" and t.xaxis == axis]
+        assert np.allclose(np.sum([bar.x for bar in bars], 0), [90, 5.6])
+    words = next(t.text for t in figure.data if t.type == "scatter")
+    assert list(words) == ["<b>90.0</b>", "<b>5.6</b>"]
+    assert [shape.x0 for shape in figure.layout.shapes] == [16, 24]
+
+
+def test_four_bits_shows_levels_counts_and_the_chosen_error():
+    weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    errors = quantisation.errors(weight)
+    figure = figures.four_bits(weight, "nf4", 256, True, errors)
+    shown = traces(figure)
+    assert np.allclose(shown["levels of NF4"].x, quantisation.levels("nf4"))
+    assert shown["weights"].y.sum() == shown["after"].y.sum() == weight.numel()
+    assert shown["chosen"].x[0] == 256
+    assert shown["chosen"].y[0] == pytest.approx(errors.loc[256, "nf4"], rel=0.02)
+    assert np.allclose(shown["evenly spaced"].y, errors["int4"])
+    assert "4.032 bits" in figure.layout.title.text
+
+
+def test_rank_explorer_shows_what_a_rank_keeps():
+    values = {"a.mlp": torch.tensor([3.0, 4.0]).sort(descending=True).values, "a.attention": torch.tensor([1.0, 0.0])}
+    shares = lowrank.shares(values)
+    figure = figures.rank_explorer(values, shares, rank=1, trained=10, whole=100)
+    kept = {t.name: t.y for t in figure.data if t.xaxis == "x2"}
+    assert kept["MLP"][:2] == pytest.approx([16 / 25, 1.0])
+    assert kept["attention"][:2] == pytest.approx([1.0, 1.0])
+    assert "<b>82%</b>" in figure.layout.title.text and "10.0% of 100" in figure.layout.title.text
+
+
+def test_reward_by_run_is_a_running_mean():
+    log = pd.DataFrame({"step": [1, 2, 3], "reward": [0.0, 1.0, 0.5]})
+    assert figures.reward_by_run({"all": log}, window=2).data[0].y.tolist() == [0.0, 0.5, 0.75]
+
+
+def test_cost_bars_say_hours_and_money():
+    hours = pd.DataFrame({"sampling": [10.0, 10.0], "reference": [0.0, 5.0]}, index=["dph-js", "rkl"])
+    figure = figures.cost_bars(hours, price=2.0, title="a run")
+    assert [a.text for a in figure.layout.annotations] == ["<b>10 h</b>, costs 20", "<b>15 h</b>, costs 30"]
+    assert traces(figure)["reference"].x.tolist() == [0.0, 5.0]

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from dphrl_lite import divergences, presampling, widgets
+from dphrl_lite import divergences, lowrank, presampling, widgets
 from dphrl_lite.passk import Outcomes
 
 
@@ -240,3 +241,47 @@ def test_sql_lab_stands_whatever_is_typed(query):
     lab = widgets.sql_lab()
     lab.controls["query"].value = query
     assert "wrong" in heading(lab)
+
+
+def test_memory_lab_follows_every_control_and_sends_little():
+    lab = widgets.memory_lab()
+    for control, value in {"size": "Qwen2.5-14B", "rank": 256, "rows": 32, "length": 4096}.items():
+        assert change(lab, control, value), control
+    assert len(lab.figures[0].to_json()) < 30_000
+
+
+def test_four_bit_lab_follows_every_control():
+    random = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(64, 64, generator=random) for name in ("one", "two")}
+    lab = widgets.four_bit_lab(weights)
+    for control, value in {"name": "two", "block": 512, "double": False, "kind": "fp4"}.items():
+        assert change(lab, control, value), control
+    lab.controls["kind"].value = "int4"
+    assert lab.controls["double"].disabled  # its scales stay as they are
+    assert len(lab.figures[0].to_json()) < 30_000
+
+
+def test_rank_explorer_follows_the_rank(tiny):
+    after = tiny.copy().model
+    with torch.no_grad():
+        for weight in lowrank.linear_weights(after).values():
+            weight += 0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    explorer = widgets.rank_explorer(tiny.model, after)
+    title = lambda: explorer.figures[0].layout.title.text
+    for rank in (1, 16, 64):
+        assert change(explorer, "rank", rank)
+        assert f"{lowrank.lora_parameters(tiny.model, rank):,} parameters" in title()
+    assert "<b>100%</b>" in title()
+    assert len(explorer.figures[0].to_json()) < 30_000
+
+
+def test_cost_lab_follows_every_control():
+    lab = widgets.cost_lab()
+    moves = {"billions": 32.8, "training": "full, checkpointed", "steps": 400, "completion": 2000, "prompt": 100}
+    moves |= {"rehearsed": 0, "peak": 900, "busy": 0.2, "busy_sampling": 0.1, "price": 3.0}
+    assert set(moves) == set(lab.controls)
+    for control, value in moves.items():
+        assert change(lab, control, value), control
+    spent = dict(zip(("grpo", "rkl", "dph-js", "dph-js-definition"), lab.figures[0].layout.annotations, strict=True))
+    assert spent["dph-js"].text == spent["grpo"].text  # nothing is rehearsed
+    assert spent["rkl"].text != spent["grpo"].text

@@ -67,6 +67,7 @@ MAIN_SLIDERS = {
     "01_divergence_geometry": "policy mean",
     "02_estimators": "distance",
     "03_collapse_in_miniature": "strength",
+    "07_qlora_at_7b": "LoRA rank",
 }
 
 

@@ -1,0 +1,66 @@
+"""What a training step costs in floating-point operations, and what those cost in hours and money. Pure arithmetic.
+
+Counted are the matrix products with the N weights of a dense model: 2N for a token that is read or written, 4N more where it is
+trained. Attention over long contexts, the optimizer, and waiting are not counted: they belong to the share of the peak
+that a run reaches, which its user knows or measures (`benchmarks/qlora_7b.py`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dphrl_lite.objectives import METHODS
+
+FORWARD = 2.0
+# full: forward, activation gradients, weight gradients. QLoRA: forward, the same again (gradient checkpointing), activation
+# gradients; frozen weights need none of their own, and the adapter's are too few to count.
+TRAIN = {"full": 6.0, "full, checkpointed": 8.0, "qlora": 6.0}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step. The defaults are the paper's release (128 x 16, 256 to 512 rehearsed); the two lengths are assumptions."""
+
+    problems: int = 128
+    samples: int = 16
+    prompt: int = 500
+    completion: int = 500
+    rehearsed: int = 384
+
+    @property
+    def fresh(self) -> int:
+        """Tokens of all fresh rows, prompts included, as the update reads them."""
+        return self.problems * self.samples * (self.prompt + self.completion)
+
+
+def flops(method: str, parameters: float, batch: Batch, training: str = "qlora") -> dict[str, float]:
+    """Floating-point operations of one step, by part: sampling, training, rehearsal, reference.
+
+    Args:
+        method: a name from `objectives.METHODS`. What `dapo` draws again depends on the model and is not counted.
+        parameters: N of a dense model.
+        batch: the step.
+        training: of `TRAIN`.
+    """
+    rules, stored = METHODS[method], batch.rehearsed * (batch.prompt + batch.completion)
+    written = batch.problems * (batch.prompt + batch.samples * batch.completion)  # a prompt is read once for its group
+    tokens = {"sampling": FORWARD * written, "training": TRAIN[training] * batch.fresh}
+    tokens["rehearsal"] = TRAIN[training] * stored * rules.rehearses
+    tokens["reference"] = FORWARD * batch.fresh * rules.needs_reference
+    if rules.mirrors:  # stored answers are only read; fresh ones to the same prompts are written, trained, and referred
+        tokens["sampling"] += FORWARD * stored
+        tokens["rehearsal"] = (FORWARD + TRAIN[training]) * stored
+        tokens["reference"] = FORWARD * stored
+    return {part: parameters * count for part, count in tokens.items()}
+
+
+def hours(parts: Mapping[str, float], peak: float, busy: float, busy_sampling: float) -> dict[str, float]:
+    """GPU-hours by part.
+
+    Args:
+        parts: floating-point operations, from `flops` (times the number of steps).
+        peak: of the GPU, operations per second.
+        busy: share of the peak that reading and training reach.
+        busy_sampling: share that sampling reaches; less, as each token waits for all weights to be read from memory.
+    """
+    share = {part: busy_sampling if part == "sampling" else busy for part in parts}
+    return {part: count / (peak * share[part]) / 3600 for part, count in parts.items()}

@@ -1,0 +1,19 @@
+"""Data in, `plotly` figures out: pure functions by theme, all of them importable from here.
+
+No widgets here and no training; arithmetic beyond counting and axis limits belongs to the rooms that know it.
+"""
+
+# ruff: noqa: F401
+from dphrl_lite.figures.dynamics import answer_mass, collapse_lab, hybrid_split, optima, pass_over_time, strength_front
+from dphrl_lite.figures.estimates import clamp_curves, estimator_bars, estimator_table, filtering_curves
+from dphrl_lite.figures.geometry import coverage, divergence_explorer, gallery, generators, mass_map, simplex
+from dphrl_lite.figures.qlora import cost_bars, four_bits, memory_ladder, rank_explorer, reward_by_run
+from dphrl_lite.figures.runs import (
+    keep_forget_gain,
+    partition_histogram,
+    pass_at_k_curves,
+    solution_bars,
+    training_dashboard,
+)
+from dphrl_lite.figures.style import BUCKETS, COLORS, color
+from dphrl_lite.figures.tasks import query_results, verdict, verdict_table
