@@ -172,7 +172,14 @@ SECTIONS = {
 
 
 class _Parser(HfArgumentParser):
-    """Raises `ValueError` where argparse would end the program; the caller says what to do."""
+    """Raises `ValueError` where argparse would end the program; the caller says what to do. A list may be empty."""
+
+    def add_argument(self, *flags: str, **how) -> argparse.Action:
+        if how.get("nargs") == "+":
+            how["nargs"] = "*"
+        if any(flag.startswith("--no_") for flag in flags):  # it comes with the help of the setting that it turns off
+            how["help"] = f"not: {how['help']}"
+        return super().add_argument(*flags, **how)
 
     def error(self, message: str):
         raise ValueError(f"{message}; --help lists what is known")
