@@ -76,6 +76,8 @@ class Data:
 
         Which cannot is found once and noted in the folder `skipped`: a query may end in time on one day only.
         """
+        if not self.problems:
+            raise ValueError("problems names no source; expected one or more, such as countdown:cd3")
         found = [problem for source in self.problems for problem in self._source(source)]
         if not self.skip_broken:
             return found

@@ -98,6 +98,8 @@ def test_a_list_may_be_empty_in_a_recipe_and_on_the_command_line(written):
     assert (config.in_domain, config.out_of_domain) == (["cd3", "cd4"], [])
     _, config = settings.parse(["--out-of-domain", "--samples", "4"], "evaluate", EvaluateConfig)
     assert (config.out_of_domain, config.samples) == ([], 4)
+    with pytest.raises(ValueError, match="problems names no source"):
+        settings.parse(["--problems"], "presample")[0].load_problems()
 
 
 def test_help_of_a_flag_that_turns_off_says_so(capsys):
