@@ -154,7 +154,8 @@ def run_train(argv: list[str]) -> int:
         if not saved.exists():
             told = export.facts(folder, recipe.presampling, recipe.problems, parts)
             checkpoint.write_whole(saved, lambda path: export.save(run.policy, path, *told))
-        print(f"{folder}, step {len(run.log)}:\n{run.log.iloc[-1].to_string()}\npolicy: {saved}")
+        last = run.log.iloc[-1].dropna().map("{:.6g}".format)
+        print(f"{folder}, step {len(run.log)}:\n{last.to_string()}\npolicy: {saved}")
     return 0
 
 
@@ -165,8 +166,9 @@ def run_evaluate(argv: list[str]) -> int:
     recipe, config, chosen = settings.parse(argv, "evaluate", evaluation.EvaluateConfig, Evaluated)
     sets, shard = settings.problem_sets(config, recipe.skipped), chosen.pair()
     folder, run = recipe.evaluation(chosen.policy)
-    base = chosen.against or recipe.evaluation(None)[0]
-    base = evaluation.read(base) if chosen.against or (chosen.policy and base.is_dir()) else None
+    untrained = recipe.evaluation(None)[0]
+    other = chosen.against or (untrained if chosen.policy and any(untrained.glob("*.parquet")) else None)
+    base = evaluation.read(other) if other else None
     policy = models.load(chosen.policy or recipe.model, nf4=recipe.nf4)
     table = evaluation.evaluate(policy, sets, config, folder, shard, is_shown(), **run)
     if table is None:

@@ -199,14 +199,20 @@ def changes(base: pd.DataFrame, table: pd.DataFrame, k: int) -> pd.DataFrame:
         other = base[base["family"] == family]
         if len(other):
             both = (Outcomes.from_counts(t["n"], t["c"], t["problem"]) for t in (other, part))
-            rows[GROUPS[bool(part["in_domain"].iloc[0])], family] = compare(*both, k)
+            try:
+                rows[GROUPS[bool(part["in_domain"].iloc[0])], family] = compare(*both, k)
+            except ValueError as error:
+                raise ValueError(f"set {family!r}: {error}; evaluate both on the same problems") from error
     if not rows:
         raise ValueError(f"nothing to compare: the other evaluation has only the sets {sorted(set(base['family']))}")
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def report(table: pd.DataFrame, config: EvaluateConfig, base: pd.DataFrame | None = None) -> str:
-    """The tables of an evaluation in Markdown; with the outcomes of `base`, what has changed since at the largest k."""
+    """The tables of an evaluation in Markdown; with the outcomes of `base`, what has changed since at the largest k.
+
+    Where the two cannot be compared, the report says why.
+    """
     text = (
         f"{config.samples} answers to each problem at temperature {config.temperature:g}, top-p {config.top_p:g}; in "
     )
@@ -215,11 +221,18 @@ def report(table: pd.DataFrame, config: EvaluateConfig, base: pd.DataFrame | Non
     )
     text += f"\n{markdown(scores(table, config.all_ks, config.confidence))}\n"
     if base is not None:
-        k = min(config.all_ks[-1], base["n"].min())
-        than = f"{base['method'].iloc[0]}: expected number of problems solved with k = {k} answers"
-        text += f"\nAgainst {than} before and after (keep), only before (forget), only after (gain), never.\n"
-        text += f"\n{markdown(changes(base, table, k))}\n"
+        text += _against(base, table, min(config.all_ks[-1], base["n"].min()))
     return text
+
+
+def _against(base: pd.DataFrame, table: pd.DataFrame, k: int) -> str:
+    name = base["method"].iloc[0]
+    try:
+        changed = markdown(changes(base, table, k))
+    except ValueError as error:
+        return f"\nNot compared with {name}: {error}.\n"
+    than = f"{name}: expected number of problems solved with k = {k} answers"
+    return f"\nAgainst {than} before and after (keep), only before (forget), only after (gain), never.\n\n{changed}\n"
 
 
 def markdown(table: pd.DataFrame) -> str:

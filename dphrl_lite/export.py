@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from dphrl_lite import checkpoint, presampling
 from dphrl_lite.metrics import read_log
-from dphrl_lite.models import Policy
+from dphrl_lite.models import Policy, need, no_future_warnings
 from dphrl_lite.presampling import Partition
 
 CARD = "README.md"
@@ -39,16 +39,17 @@ def save(policy: Policy, folder: str | Path, training: Mapping[str, object], dat
         data: the same of the problems and of pre-sampling.
     """
     folder, base = Path(folder), base_of(policy)
+    on_hub = base.count("/") == 1 and not Path(base).exists()
     policy.save(folder)
     about = ModelCardData(
-        base_model=base if _on_hub(base) else None,  # the hub refuses a card that names a local folder
+        base_model=base if on_hub else None,  # the hub refuses a card that names a local folder
         library_name="peft" if policy.adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["dph-rl", "reinforcement-learning", str(training["method"])],
     )
     text = f"""# {policy.name}, trained with {training["method"]}
 
-Reinforcement learning with verifiable rewards from `{base}`, by dphrl-lite
+Reinforcement learning with verifiable rewards from `{base if on_hub else policy.name}`, by dphrl-lite
 (the method DPH-RL and the others that it is compared with: [arXiv 2509.07430](https://arxiv.org/abs/2509.07430)).
 
 ## Loading
@@ -90,10 +91,6 @@ def base_of(policy: Policy) -> str:
     return policy.model.name_or_path or policy.name
 
 
-def _on_hub(base: str) -> bool:
-    return base.count("/") == 1 and not Path(base).exists()
-
-
 def _table(values: Mapping[str, object]) -> str:
     rows = [f"| {key} | {str(value).replace('|', chr(92) + '|')} |" for key, value in values.items()]
     return "\n".join(["| | |", "|---|---|", *rows])
@@ -127,7 +124,6 @@ def merge(adapter: str | Path, out: str | Path, dtype: torch.dtype | None = None
     Raises:
         FileExistsError: `out` is there. ValueError: no adapter, or its base exists in 4 bits only.
     """
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     adapter, out = Path(adapter), Path(out)
@@ -141,7 +137,8 @@ def merge(adapter: str | Path, out: str | Path, dtype: torch.dtype | None = None
         raise ValueError(
             f"{base} is stored in 4 bits, which cannot be merged: name its original in adapter_config.json"
         )
-    model = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
+    with no_future_warnings():
+        model = need("peft").PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
 
     def write(folder: Path):
         model.save_pretrained(folder)
@@ -149,10 +146,10 @@ def merge(adapter: str | Path, out: str | Path, dtype: torch.dtype | None = None
         if (adapter / CARD).is_file():
             card = ModelCard.load(adapter / CARD)
             card.data.library_name = "transformers"
-            card.text = (
-                card.text.replace(_ADAPTER.format(base=base), _WHOLE) + f"\nMerged into `{base}`, {model.dtype}.\n"
-            )
+            card.text = card.text.replace(_ADAPTER.format(base=base), _WHOLE)
+            card.text += f"\nMerged into its unquantised base, {model.dtype}.\n"
             card.save(folder / CARD)
+            add_scores(folder, _NO_SCORES)  # those that stand there are the adapter's, perhaps on 4-bit weights
 
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_whole(out, write)

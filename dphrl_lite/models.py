@@ -404,16 +404,16 @@ def with_lora(model, folder: str | None, rank: int, quantised: bool):
         ) in model.modules():  # bitsandbytes would repack 4-bit weights for CPU inference, and lose the gradient
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 module.support_avx512bf16_for_cpu = False
-        with _no_future_warnings():
+        with no_future_warnings():
             model.requires_grad_(False).gradient_checkpointing_enable({"use_reentrant": False})
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    with torch.random.fork_rng(), _no_future_warnings():
+    with torch.random.fork_rng(), no_future_warnings():
         torch.manual_seed(0)  # the same adapter at every start, or no run could be recognised and resumed
         return PeftModel.from_pretrained(model, folder, is_trainable=True) if folder else get_peft_model(model, config)
 
 
 @contextmanager
-def _no_future_warnings():
+def no_future_warnings():
     """peft, and we, say `gradient_checkpointing`, as all releases of transformers 5 understand; the newest warn of it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

@@ -76,6 +76,8 @@ class Data:
 
         Which cannot is found once and noted in the folder `skipped`: a query may end in time on one day only.
         """
+        if not self.problems:
+            raise ValueError("problems names no source; expected one or more, such as countdown:cd3")
         found = [problem for source in self.problems for problem in self._source(source)]
         if not self.skip_broken:
             return found
@@ -172,7 +174,14 @@ SECTIONS = {
 
 
 class _Parser(HfArgumentParser):
-    """Raises `ValueError` where argparse would end the program; the caller says what to do."""
+    """Raises `ValueError` where argparse would end the program; the caller says what to do. A list may be empty."""
+
+    def add_argument(self, *flags: str, **how) -> argparse.Action:
+        if how.get("nargs") == "+":
+            how["nargs"] = "*"
+        if any(flag.startswith("--no_") for flag in flags):  # it comes with the help of the setting that it turns off
+            how["help"] = f"not: {how['help']}"
+        return super().add_argument(*flags, **how)
 
     def error(self, message: str):
         raise ValueError(f"{message}; --help lists what is known")

@@ -66,6 +66,15 @@ def test_changes_match_problems_by_name_and_skip_sets_that_only_one_has(table):
         evaluation.changes(base, table[table["family"] == "sort"], k=4)
 
 
+def test_an_evaluation_of_other_problems_is_shown_and_not_compared(table):
+    base = table[table["problem"] != table["problem"].iloc[0]]
+    with pytest.raises(ValueError, match=r"set 'cd3': .*1 differ.*; evaluate both on the same problems"):
+        evaluation.changes(base, table, k=4)
+    told = evaluation.report(table, SMALL, base)
+    assert "| in domain | cd3 | 10 |" in told and "Not compared with base: set 'cd3'" in told
+    assert "| in domain | cd3 | 10.0 |" not in told
+
+
 def test_shares_make_the_whole_and_the_last_one_puts_it_together(tiny, sets, table, tmp_path):
     shares = [evaluation.evaluate(tiny, sets, SMALL, tmp_path, (i, 3), progress=False) for i in (1, 2, 0)]
     assert shares[0] is None and shares[1] is None
@@ -146,6 +155,7 @@ def test_a_trained_policy_is_compared_with_the_untrained_one_by_itself(some_sets
     assert cli.main(["presample", *where, "--limit", "6"]) == 0
     assert cli.main([*train, "--threshold", "2", "--method", "dph-alpha", "--alpha", "0.8"]) == 0
     policy = tmp_path / "dph-alpha-0.8-seed0" / "policy-000001"
+    (tmp_path / "evaluation" / "base" / "cd3").mkdir(parents=True)  # the untrained model's has only begun
     assert cli.main([*evaluate, "--policy", str(policy)]) == 0
     assert "Against" not in capsys.readouterr().out
     assert cli.main(evaluate) == 0

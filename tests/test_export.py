@@ -1,5 +1,6 @@
 """Adapters load where they are said to, cards tell the run, and a merged model is the adapter's."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -59,7 +60,9 @@ def test_a_base_that_was_named_by_a_relative_path_is_found_from_elsewhere(base, 
 
 
 def test_a_merged_adapter_gives_the_same_log_probs(adapter, tmp_path):
-    folder, policy = adapter
+    trained, policy = adapter
+    folder = shutil.copytree(trained, tmp_path / "scored")
+    export.add_scores(folder, "the adapter's table")
     assert cli.main(["export", "--policy", str(folder), "--out", str(tmp_path / "deep" / "merged")]) == 0
     merged = models.load(tmp_path / "deep" / "merged")
     assert not merged.adapter and not list((tmp_path / "deep" / "merged").glob("adapter*"))
@@ -67,7 +70,12 @@ def test_a_merged_adapter_gives_the_same_log_probs(adapter, tmp_path):
     assert (logp(merged.model) - logp(AutoModelForCausalLM.from_pretrained(export.base_of(policy)))).abs().max() > 0.01
     assert merged.tokenizer("1 + 1")["input_ids"] == policy.tokenizer("1 + 1")["input_ids"]
     card = ModelCard.load(tmp_path / "deep" / "merged" / "README.md")
-    assert card.data.library_name == "transformers" and "peft" not in card.text and "Merged into" in card.text
+    assert (
+        card.data.library_name == "transformers"
+        and "peft" not in card.text
+        and "Merged into its unquantised base" in card.text
+    )
+    assert "Not evaluated yet" in card.text and "the adapter's table" not in card.text  # another model
 
 
 def test_an_adapter_on_4_bits_is_merged_into_the_unquantised_weights(base, tmp_path):
@@ -106,6 +114,12 @@ def test_the_card_tells_method_settings_and_data_and_takes_scores(adapter, tmp_p
     assert ModelCard.load(folder / "README.md").data.tags == card.data.tags
     export.add_scores(tmp_path, "a policy without a card")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_card_names_a_profile_and_no_folder_of_this_machine(tiny, tmp_path):
+    export.save(tiny, tmp_path, *TOLD)
+    text = (tmp_path / "README.md").read_text()
+    assert "rewards from `tiny`" in text and str(models.DATA) not in text
 
 
 def test_a_hub_id_stands_in_the_card(adapter, tmp_path):

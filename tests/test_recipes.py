@@ -7,9 +7,10 @@ from pathlib import Path
 
 import datasets
 import pytest
+import yaml
 from families import bytes_policy
 
-from dphrl_lite import checkpoint, cli, presampling, settings
+from dphrl_lite import checkpoint, cli, experiments, presampling, settings
 from dphrl_lite.evaluation import EvaluateConfig
 from dphrl_lite.objectives import METHODS
 from dphrl_lite.presampling import PartitionConfig, PresampleConfig
@@ -36,6 +37,23 @@ def test_each_method_of_the_paper_has_its_strength_in_each_recipe(path):
         assert low <= (config.strength or 0) <= high
     sets = {"bird-dev", "spider-dev", "aime24", "amc23", "math500", "olympiadbench", "college-math"}
     assert {*evaluate.in_domain, *evaluate.out_of_domain} == sets
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_recipe_is_evaluated_on_its_own_task(path):
+    recipe, config = settings.parse(["--config", str(path)], "evaluate", EvaluateConfig)
+    sets = yaml.safe_load((REPOSITORY / config.sets).read_text())
+    assert {sets[name]["task"] for name in config.in_domain} == {recipe.task}
+    assert set(config.out_of_domain) <= set(sets)
+
+
+def test_the_small_models_recipe_is_evaluated_on_the_problems_of_the_comparison(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    _, config = settings.parse(["--config", "recipes/small_multiplication.yaml"], "evaluate", EvaluateConfig)
+    shipped = experiments.read_outcomes(experiments.MULTIPLICATION).query("method == 'base'")
+    asked = {s.name: [p.id for p in s.problems] for s in settings.problem_sets(config)}
+    assert asked == {name: part["problem"].tolist() for name, part in shipped.groupby("family")}
+    assert config.samples == shipped["n"].max()
 
 
 def lines(path):

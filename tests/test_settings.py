@@ -93,6 +93,21 @@ def test_a_missing_recipe_and_a_wrong_flag():
         settings.parse([], "train", TrainConfig)
 
 
+def test_a_list_may_be_empty_in_a_recipe_and_on_the_command_line(written):
+    _, config = settings.parse(["--config", written("evaluate: {out_of_domain: []}\n")], "evaluate", EvaluateConfig)
+    assert (config.in_domain, config.out_of_domain) == (["cd3", "cd4"], [])
+    _, config = settings.parse(["--out-of-domain", "--samples", "4"], "evaluate", EvaluateConfig)
+    assert (config.out_of_domain, config.samples) == ([], 4)
+    with pytest.raises(ValueError, match="problems names no source"):
+        settings.parse(["--problems"], "presample")[0].load_problems()
+
+
+def test_help_of_a_flag_that_turns_off_says_so(capsys):
+    with pytest.raises(SystemExit):
+        settings.parse(["--help"], "evaluate", EvaluateConfig)
+    assert "not: draw one more answer" in " ".join(capsys.readouterr().out.split())
+
+
 def test_several_sources_and_columns(written, tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.csv").write_text("question,gold\n1 + 1 = ?,2\n2 + 2 = ?,4\n")

@@ -130,13 +130,16 @@ def load_problems(
                 continue
             raise
         if problem.id in problems:
-            raise ValueError(
-                f"{where} repeats the id {problem.id!r} in {_column_name(_id_column(row, mapping) or 'id')}; "
-                "ids must be unique, since results are filed by them: "
-                "map `id` to another column, or leave it out to number the rows"
-            )
+            raise _repeated(where, problem.id, _column_name(_id_column(row, mapping) or "id"))
         problems[problem.id] = problem
     return list(problems.values())
+
+
+def _repeated(where: str, name: str, column: str) -> ValueError:
+    return ValueError(
+        f"{where} repeats the id {name!r} in {column}; ids must be unique, since results are filed by them: "
+        "map `id` to another column, or leave it out to number the rows"
+    )
 
 
 def _mapping(columns, first: object, names: tuple[str, str]) -> Mapping[str, Column] | None:
