@@ -193,8 +193,17 @@ def choose_device() -> tuple[torch.device, torch.dtype, list[str]]:
 
 
 def _join():
-    """Become one of the processes that accelerate launched, each with a GPU of its own where there are any."""
+    """Become one of the processes that accelerate launched, each with a GPU of its own where there are any.
+
+    Raises `ValueError` for more processes than GPUs: NCCL would say so less clearly, once all models are loaded.
+    """
     gpu = torch.cuda.is_available()
+    launched = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if gpu and launched > torch.cuda.device_count():
+        raise ValueError(
+            f"{launched} processes were launched, and torch sees {torch.cuda.device_count()} GPU here; expected one process "
+            "for each GPU. Lower --num_processes, or set CUDA_VISIBLE_DEVICES= (empty) to use the CPU alone"
+        )
     # NCCL alone could not sum the gradients of the tiny model, which stays on the CPU
     backend = "cuda:nccl,cpu:gloo" if gpu and "LOCAL_RANK" in os.environ else None
     # the fastest waits for the slowest to have sampled and judged: NCCL's own 10 minutes can be too few

@@ -461,6 +461,7 @@ def test_a_launched_process_loads_on_its_own_gpu_and_can_sum_on_the_cpu(tiny, mo
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(models, "PartialState", lambda **settings: joined.update(settings))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
@@ -471,6 +472,10 @@ def test_a_launched_process_loads_on_its_own_gpu_and_can_sum_on_the_cpu(tiny, mo
     assert loaded["device_map"] == {"": torch.device("cuda", 3)}
     assert joined["cpu"] is False
     assert "cpu:gloo" in joined["backend"]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"2 processes were launched, and torch sees 1 GPU .* --num_processes"):
+        models.load("tiny")
 
 
 def test_a_new_adapter_leaves_every_generator_as_it_was(tiny, monkeypatch):
