@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from dphrl_lite.sampling import TokenBatch
@@ -78,10 +77,10 @@ class Forward:
     share: float
 
 
-def gap(parts: Iterable[Forward]) -> float:
-    """Mean |difference| between the log-probs as computed and as stored, nats per token."""
-    differences = [(part.logp - part.stored)[part.batch.mask].abs().double().cpu() for part in parts]
-    return torch.cat(differences).mean().item()
+def gaps(parts: Iterable[Forward]) -> list[Tensor]:
+    """|difference| between the log-probs as computed and as stored, nats, of each token. On the CPU: what is sent to another
+    process from a GPU is opened on that same GPU there, where it may not be seen, or takes memory for one more context."""
+    return [(part.logp - part.stored)[part.batch.mask].abs().double().cpu() for part in parts]
 
 
 def take_over(parts: Iterable[Forward]):

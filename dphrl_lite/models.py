@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -175,7 +176,7 @@ def _adapter_off(model):
 def choose_device() -> tuple[torch.device, torch.dtype, list[str]]:
     """Device and compute dtype for this machine, with the reason for each; a launched process gets a GPU of its own."""
     if "WORLD_SIZE" in os.environ:
-        PartialState(cpu=not torch.cuda.is_available())
+        _join()
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
         if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -189,6 +190,24 @@ def choose_device() -> tuple[torch.device, torch.dtype, list[str]]:
             ["device mps: Apple GPU found", "float32: exact and fast enough there"],
         )
     return torch.device("cpu"), torch.float32, ["device cpu: no GPU found", "float32: bfloat16 is slower on most CPUs"]
+
+
+def _join():
+    """Become one of the processes that accelerate launched, each with a GPU of its own where there are any.
+
+    Raises `ValueError` for more processes than GPUs: NCCL would say so less clearly, once all models are loaded.
+    """
+    gpu = torch.cuda.is_available()
+    launched = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if gpu and launched > torch.cuda.device_count():
+        raise ValueError(
+            f"{launched} processes were launched, and torch sees {torch.cuda.device_count()} GPU here; expected one process "
+            "for each GPU. Lower --num_processes, or set CUDA_VISIBLE_DEVICES= (empty) to use the CPU alone"
+        )
+    # NCCL alone could not sum the gradients of the tiny model, which stays on the CPU
+    backend = "cuda:nccl,cpu:gloo" if gpu and "LOCAL_RANK" in os.environ else None
+    # the fastest waits for the slowest to have sampled and judged: NCCL's own 10 minutes can be too few
+    PartialState(cpu=not gpu, backend=backend, timeout=timedelta(hours=2))
 
 
 @dataclass(frozen=True)
@@ -335,6 +354,10 @@ def _from_pretrained(profile: Profile, device: torch.device, dtype: torch.dtype)
 
     if Path(profile.source).is_dir():
         hub_logging.disable_progress_bar()  # a bar for a download is news, for a file on disk it is noise
+    if (
+        device.type == "cuda" and device.index is None
+    ):  # the threads that load have not this one's current GPU, but GPU 0
+        device = torch.device("cuda", torch.cuda.current_device())
     settings = {"dtype": dtype, "device_map": {"": device}}
     if profile.nf4:
         settings["quantization_config"] = nf4_config(dtype)
@@ -407,9 +430,12 @@ def with_lora(model, folder: str | None, rank: int, quantised: bool):
         with no_future_warnings():
             model.requires_grad_(False).gradient_checkpointing_enable({"use_reentrant": False})
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    with torch.random.fork_rng(), no_future_warnings():
-        torch.manual_seed(0)  # the same adapter at every start, or no run could be recognised and resumed
-        return PeftModel.from_pretrained(model, folder, is_trainable=True) if folder else get_peft_model(model, config)
+    # made on the CPU; without `devices` this would start all GPUs of the machine, and warn of it
+    with torch.random.fork_rng(devices=[]), no_future_warnings():
+        torch.default_generator.manual_seed(0)  # the same adapter at every start, or no run could be resumed
+        if folder:  # read on the CPU: peft would read it on GPU 0, whichever holds the model
+            return PeftModel.from_pretrained(model, folder, is_trainable=True, torch_device="cpu")
+        return get_peft_model(model, config)
 
 
 @contextmanager

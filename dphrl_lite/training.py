@@ -39,7 +39,7 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from dphrl_lite import checkpoint, divergences, preflight, sharding
-from dphrl_lite.batches import Forward, Order, Row, gap, packed, split, take_over, token_count
+from dphrl_lite.batches import Forward, Order, Row, gaps, packed, split, take_over, token_count
 from dphrl_lite.errors import lookup
 from dphrl_lite.metrics import LOG as LOG
 from dphrl_lite.metrics import METRICS, Averages, Journal, gradient_parts, peak_memory_gb
@@ -369,7 +369,7 @@ class _Trainer:
         kept, probe = self.config.temperature == 1, self.stored[:: max(1, len(self.stored) // 256)]
         if probe and kept:
             parts = self._without_gradient([probe], every=True)
-            kept = preflight.agree(gap(parts), self.policy.model, "the rehearsal samples")
+            kept = preflight.agree(torch.cat(gaps(parts)).mean().item(), self.policy.model, "the rehearsal samples")
         if not kept:
             take_over(self._without_gradient([self.stored], every=True))
 
@@ -378,7 +378,7 @@ class _Trainer:
         if step == 0 or self.recompute:
             parts = self._without_gradient(minibatches)
             if step == 0:
-                found = gap(itertools.chain(*gather_object([parts])))
+                found = torch.cat(gather_object(gaps(parts))).mean().item()
                 self.recompute = not preflight.agree(found, self.policy.model, "the fresh completions")
             if self.recompute:
                 take_over(parts)

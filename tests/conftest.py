@@ -1,4 +1,4 @@
-"""What all tests share: no network, and the folder of real data where a developer has it."""
+"""What all tests share: no network, no GPU, and the folder of real data where a developer has it."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = (
+    ""  # what is expected here is a CPU's, and the processes that tests launch share no GPU
+)
 
 
 @pytest.fixture(scope="session")

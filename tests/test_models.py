@@ -450,3 +450,37 @@ def test_in_bfloat16_sampling_and_training_are_equally_far_from_float32():
     assert max(errors) / min(errors) < 1.5
     assert gap < min(errors)
     assert (sampled - trained).mean().abs() < gap / 3
+
+
+def test_a_launched_process_loads_on_its_own_gpu_and_can_sum_on_the_cpu(tiny, monkeypatch):
+    """Threads load the weights, and a thread that is not told which GPU takes the first; a tiny model stays on the CPU."""
+    from transformers import AutoModelForCausalLM
+
+    joined, loaded = {}, {}
+    for name, value in {"WORLD_SIZE": "8", "RANK": "3", "LOCAL_RANK": "3"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(models, "PartialState", lambda **settings: joined.update(settings))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr(models, "TINY_PARAMETERS", 0)
+    take = lambda _source, **settings: loaded.update(settings) or tiny.copy().model
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", take)
+    models.load("tiny")
+    assert loaded["device_map"] == {"": torch.device("cuda", 3)}
+    assert joined["cpu"] is False
+    assert "cpu:gloo" in joined["backend"]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"2 processes were launched, and torch sees 1 GPU .* --num_processes"):
+        models.load("tiny")
+
+
+def test_a_new_adapter_leaves_every_generator_as_it_was(tiny, monkeypatch):
+    pytest.importorskip("peft")
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeds the GPUs"))
+    before = torch.get_rng_state()
+    models.with_lora(tiny.copy().model, None, 4, False)
+    assert torch.equal(torch.get_rng_state(), before)

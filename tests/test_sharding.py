@@ -22,6 +22,7 @@ logprobs.LOGITS_BYTES = 10_000  # the output head works on a few positions at a 
 out, stage = sys.argv[1:]
 task, chosen, tiny = tasks.get("countdown"), problems("cd3", 24, seed=1), models.PROFILES["tiny"].source
 kinds = {"lora": {"lora_rank": 4}, "bfloat16": {"dtype": torch.bfloat16}}
+kinds["both"] = kinds["lora"] | kinds["bfloat16"]  # as recipes/paper_math_32b_fsdp.yaml has it
 
 
 def run(kind, folder, method, **more):
@@ -37,7 +38,7 @@ def die(record):
 
 
 if stage == "start":
-    for kind, method in (("bfloat16", "dph-js"), ("lora", "rkl")):
+    for kind, method in (("bfloat16", "dph-js"), ("lora", "rkl"), ("both", "rkl")):
         policy = run(kind, kind, method).policy
         if int(os.environ["RANK"]) == 0:  # alone, as with any other policy
             batch = collate([policy.encode(chosen[0].prompt)], [[3, 4, 5]], policy.pad_id)
@@ -109,11 +110,11 @@ def test_an_adapter_is_that_of_one_process(folder, countdown):
     assert max((trained[n] - sharded[n]).abs().max() for n in sharded) < 1e-5
 
 
-def test_bfloat16_trains_float32_weights_and_is_saved_as_it_computes(folder):
-    assert {x.dtype for x in load_file(folder / "bfloat16" / "step-000003" / "model.safetensors").values()} == {
-        torch.float32
-    }
-    assert {x.dtype for x in load_file(folder / "bfloat16-policy" / "model.safetensors").values()} == {torch.bfloat16}
+@pytest.mark.parametrize(("kind", "file"), [("bfloat16", "model"), ("both", "adapter_model")])
+def test_bfloat16_trains_float32_weights_and_is_saved_as_it_computes(folder, kind, file):
+    trained = load_file(folder / kind / "step-000003" / "model.safetensors")
+    assert {x.dtype for x in trained.values()} == {torch.float32}
+    assert {x.dtype for x in load_file(folder / f"{kind}-policy" / f"{file}.safetensors").values()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("kind", ["lora", "bfloat16"])
