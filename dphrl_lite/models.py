@@ -48,7 +48,7 @@ PROFILES = {
     ),
     "small": Profile(
         "HuggingFaceTB/SmolLM2-135M-Instruct",
-        "a real 135M-parameter language model; needs about 4 GB of memory",
+        "a real 135M-parameter language model; needs about 5 GB of memory",
         max_new_tokens=256,
         offline=str(DATA / "small"),
     ),
