@@ -252,6 +252,7 @@ def main(argv: list[str] | None = None) -> int:
         ImportError,
         FloatingPointError,
         MemoryError,
+        NotImplementedError,
     ) as error:  # the kit's own errors say what to do
         print(f"dphrl {arguments.command}: {error}", file=sys.stderr)
         return 2
