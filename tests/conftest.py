@@ -6,9 +6,15 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["CUDA_VISIBLE_DEVICES"] = (
-    ""  # what is expected here is a CPU's, and the processes that tests launch share no GPU
-)
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is expected is a CPU's, and processes that tests launch share no GPU
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As where the tiny model alone is loaded: a larger one, loaded by another test, would change its last bits."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
