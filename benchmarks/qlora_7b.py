@@ -105,12 +105,11 @@ def outline(size: str) -> models.Outline:
     sizes = SIZES[size][0]
     if sizes is None:
         return models.outline("qlora-7b")
-    from transformers import AutoModelForCausalLM, Qwen2Config
+    from transformers import Qwen2Config
 
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     config = Qwen2Config(**dict(zip((*names, "num_key_value_heads"), sizes, strict=True)), tie_word_embeddings=False)
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config)
+    empty = models.without_weights(config)
     device, dtype, reasons = models.choose_device()
     return models.Outline(models.Profile("", "", True, RANK), None, empty.to(dtype), device, dtype, reasons)
 

@@ -14,12 +14,12 @@ from dphrl_lite import memory, models, quantisation
 from dphrl_lite.models import Outline
 from dphrl_lite.preflight import TrainConfig
 
-QWEN_14B, QWEN_32B = (152_064, 5_120, 13_824, 48, 40, 8), (152_064, 5_120, 27_648, 64, 40, 8)
+QWEN_14B = (152_064, 5_120, 13_824, 48, 40, 8)
 SIZES = {
     "Qwen2.5-7B": models.QWEN_7B,
     "Llama-3.1-8B": models.LLAMA_8B,
     "Qwen2.5-14B": QWEN_14B,
-    "Qwen2.5-32B": QWEN_32B,
+    "Qwen2.5-32B": models.QWEN_32B,
 }
 TRICKS = (
     "reverse KL, float32, AdamW",
@@ -36,11 +36,8 @@ TRICKS = (
 @lru_cache(maxsize=8)
 def outline(size: str, dtype: torch.dtype = torch.bfloat16) -> Outline:
     """A model of `SIZES` on the meta device: not a weight of it is read, and no hub is asked."""
-    from transformers import AutoModelForCausalLM
-
     profile = models.Profile(size, "", sizes=SIZES[size])
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(models.config_of(profile))
+    empty = models.without_weights(models.config_of(profile))
     return Outline(profile, None, empty.to(dtype), torch.device("cuda"), dtype, [])
 
 

@@ -141,6 +141,7 @@ def merge(adapter: str | Path, out: str | Path, dtype: torch.dtype | None = None
         model = need("peft").PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
 
     def write(folder: Path):
+        """Model, tokenizer, and the adapter's card without its scores."""
         model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(adapter).save_pretrained(folder)
         if (adapter / CARD).is_file():

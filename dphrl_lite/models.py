@@ -21,6 +21,7 @@ from dphrl_lite import sharding
 from dphrl_lite.errors import unknown
 
 _THREADS = torch.get_num_threads()
+_threads: int | None = None  # what `settle_threads` has set
 TINY_PARAMETERS = 5_000_000  # below, a model is fastest on one thread of the CPU
 FLOAT32_PARAMETERS = 1_000_000_000  # below, weights that are trained without an adapter are float32: 16 GB with AdamW
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -40,6 +41,7 @@ class Profile:
 
 
 QWEN_7B, LLAMA_8B = (152_064, 3_584, 18_944, 28, 28, 4), (128_256, 4_096, 14_336, 32, 32, 8)
+QWEN_32B = (152_064, 5_120, 27_648, 64, 40, 8)
 PROFILES = {
     "tiny": Profile(
         str(DATA / "tiny"),
@@ -67,6 +69,7 @@ PROFILES = {
         "Qwen/Qwen2.5-32B-Instruct",
         "32B parameters in bfloat16 with LoRA; needs 8 GPUs of 80 GB and FSDP",
         lora_rank=16,
+        sizes=QWEN_32B,
     ),
 }
 QUANTISATION = "quantization_config.json"  # beside an adapter: how the base was held that it was trained on
@@ -231,8 +234,6 @@ def outline(
     lora_rank: int = 0,
 ) -> Outline:
     """What `load` would make of the same arguments, from the configuration alone. Raises as `load` does."""
-    from transformers import AutoModelForCausalLM
-
     name = str(name)
     profile = PROFILES.get(name) or Profile(_source(name), "")
     if profile.offline and Path(profile.offline).is_dir():
@@ -247,10 +248,26 @@ def outline(
     profile = replace(profile, nf4=nf4, lora_rank=rank)
     with _explained(profile):
         config = config_of(profile)
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config)
+    empty = without_weights(config)
     where, kind, reasons = _placement(empty.num_parameters(), not rank, nf4, device, dtype)
     return Outline(profile, adapter, empty.to(kind), where, kind, reasons)
+
+
+def without_weights(config) -> torch.nn.Module:
+    """The causal language model of a configuration on the meta device, which takes no memory."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def settle_threads(model: torch.nn.Module):
+    """One thread for a tiny model, all for others, unless you have set another number: before each use of a model, as another
+    one may have been used since. A sum over more threads has other last bits."""
+    global _threads
+    if _threads in (None, torch.get_num_threads()):
+        _threads = 1 if sum(p.numel() for p in model.parameters()) < TINY_PARAMETERS else _THREADS
+        torch.set_num_threads(_threads)
 
 
 def config_of(profile: Profile):
@@ -297,7 +314,7 @@ def load(
     plan = outline(name, device=device, dtype=dtype, nf4=nf4, lora_rank=lora_rank)
     profile, rank, reasons = plan.profile, plan.profile.lora_rank, list(plan.reasons)
     model = _from_pretrained(profile, plan.device, plan.dtype)
-    torch.set_num_threads(1 if model.num_parameters() < TINY_PARAMETERS else _THREADS)
+    settle_threads(model)
     if profile.source == profile.offline:
         reasons.append(f"weights from {profile.offline}, made without the hub")
     if profile.nf4:

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from dphrl_lite import checkpoint
 from dphrl_lite.checkpoint import claim, digest, tokenizer_digest, versions, weights_digest, write_whole
 from dphrl_lite.errors import lookup
+from dphrl_lite.models import settle_threads
 from dphrl_lite.passk import whole_numbers
 from dphrl_lite.sampling import Completion, check_settings, generate
 from dphrl_lite.tasks import Problem, Task
@@ -86,6 +87,7 @@ def sample(
         lookup(PresampleConfig.__dataclass_fields__, "setting of sample()", name)
     config = PresampleConfig(samples, **settings)
     folder = _claim(out, policy, task, problems, config, shard)
+    settle_threads(policy.model)
     size, (first, step) = config.problems_per_shard, shard or (0, 1)
     shards = {
         start // size: problems[start : start + size] for start in range(first * size, len(problems), step * size)

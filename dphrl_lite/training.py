@@ -44,7 +44,7 @@ from dphrl_lite.errors import lookup
 from dphrl_lite.metrics import LOG as LOG
 from dphrl_lite.metrics import METRICS, Averages, Journal, gradient_parts, peak_memory_gb
 from dphrl_lite.metrics import read_log as read_log
-from dphrl_lite.models import Policy
+from dphrl_lite.models import Policy, settle_threads
 from dphrl_lite.objectives import METHODS, clipped_loss, group_advantages, reference_penalty, rehearsal_loss
 from dphrl_lite.preflight import TrainConfig
 from dphrl_lite.presampling import Partition, seed_of
@@ -135,6 +135,7 @@ class _Trainer:
         told |= {"optimizer": preflight.optimizer_name(config, policy.quantised, policy.device)}
         self.manifest = preflight.manifest(task, self.method, self.problems, parts, config) | told
         self.policy = policy if in_place else policy.copy()
+        settle_threads(policy.model)
         self.reference = self._reference(policy, in_place)
         if self.sharded:
             sharding.shard(self.policy.model, self.state.device)

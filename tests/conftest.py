@@ -9,14 +9,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is expected is a CPU's, and processes that tests launch share no GPU
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As where the tiny model alone is loaded: a larger one, loaded by another test, would change its last bits."""
-    import torch
-
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data beside the repository; tests that need it are skipped where it is absent."""
