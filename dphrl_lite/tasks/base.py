@@ -51,9 +51,15 @@ class Task:
         return self.check(problem, "" if completion is None else str(completion))
 
     def verify_all(self, pairs: Iterable[tuple[Problem, str]]) -> list[Verdict]:
-        """`verify` of each (problem, completion), in order; a task with worker processes uses them all at once."""
-        run = self.workers.map if self.workers else map
-        return list(run(lambda pair: self.verify(*pair), pairs))
+        """`verify` of each (problem, completion), in order; a task with worker processes uses them all at once.
+
+        A completion that a problem gets several times is judged once.
+        """
+        run, pairs = self.workers.map if self.workers else map, list(pairs)
+        different = {(id(problem), completion): (problem, completion) for problem, completion in pairs}
+        verdicts = run(lambda pair: self.verify(*pair), different.values())
+        found = dict(zip(different, verdicts, strict=True))
+        return [found[id(problem), completion] for problem, completion in pairs]
 
     def usable(self, problems: Iterable[Problem]) -> list[Problem]:
         """Those of `problems` whose own answer can be verified against; for the others `verify` raises `ValueError`."""
