@@ -53,7 +53,7 @@ def task_and_problems(tiny: bool, count: int):
 
     words = [f"What is {i} times {i + 7}? Think about it {'very ' * (i % 24)}well." for i in range(count)]
     asked = [Problem(str(i), text, "any") for i, text in enumerate(words)]
-    chosen = problems("cd3", count - 2) + problems("make", 2) if tiny else asked
+    chosen = problems("cd3", count) if tiny else asked
     easy = chosen[::2]
     return Checksum(), chosen
 

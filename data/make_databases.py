@@ -772,10 +772,10 @@ QUESTIONS = {
 }
 
 
-def build(path, schema, tables):
+def build(path, schema, tables, page_size=1024):
     """Write one database file; its bytes depend on nothing but the arguments."""
     connection = sqlite3.connect(path)
-    connection.executescript("PRAGMA page_size = 1024; PRAGMA journal_mode = OFF;" + schema)
+    connection.executescript(f"PRAGMA page_size = {page_size}; PRAGMA journal_mode = OFF;" + schema)
     for table, rows in tables.items():
         marks = ", ".join("?" * len(rows[0]))
         connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)

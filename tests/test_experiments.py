@@ -10,7 +10,7 @@ from dphrl_lite import experiments, settings
 from dphrl_lite.checkpoint import OtherRunError, read_manifest
 from dphrl_lite.presampling import PartitionConfig
 from dphrl_lite.tasks import arithmetic
-from dphrl_lite.tasks.countdown import is_held_out
+from dphrl_lite.tasks.countdown import split_of
 from dphrl_lite.training import TrainConfig
 
 
@@ -18,9 +18,9 @@ def test_miniature_keeps_train_and_test_apart():
     mini = experiments.miniature(train=50, test=30)
     assert len(mini.train) == 100
     assert {family: len(chosen) for family, chosen in mini.test.items()} == {"cd3": 30, "cd4": 30, "sort": 30}
-    assert not any(is_held_out(p.meta["numbers"]) for p in mini.train)
-    assert all(is_held_out(p.meta["numbers"]) for family in ("cd3", "cd4") for p in mini.test[family])
-    assert all(is_held_out(map(int, p.answer.split())) for p in mini.test["sort"])
+    assert all(split_of(p.meta["numbers"]) == "train" for p in mini.train)
+    assert all(split_of(p.meta["numbers"]) == "test" for family in ("cd3", "cd4") for p in mini.test[family])
+    assert all(split_of(map(int, p.answer.split())) == "test" for p in mini.test["sort"])
 
 
 @pytest.fixture(scope="module")

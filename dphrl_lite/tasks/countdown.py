@@ -3,7 +3,6 @@
 Families, each a one-line prompt of words that the tiny tokenizer knows:
 
     cd3, cd4   `countdown 2 5 9 target 47 =`  any expression that uses each number once, e.g. `5 * 9 + 2`
-    make       `make 17 =`                    any expression of three numbers from 1 to 10 with that value
     sort       `sort 9 3 1 7 =`               `1 3 7 9`; never trained by RL, so it shows what is forgotten
 
 Nearly every cd problem has several right answers as written, which is what Pass@k needs; up to the order of operands
@@ -33,8 +32,8 @@ _MAX_CHARACTERS = 200
 class Countdown(Task):
     """Judges expressions. `problem.answer` is the target; `problem.meta["numbers"]` the numbers to use once each.
 
-    Without "numbers" (family `make`) any `meta["count"]` numbers from 1 to 10 serve (default 3). Family `sort` compares
-    the list of numbers. An answer may stand on the last line of a longer text and may end in `= target`.
+    Family `sort` compares the list of numbers. An answer may stand on the last line of a longer text and may end in
+    `= target`.
     """
 
     name = "countdown"
@@ -69,12 +68,8 @@ class Countdown(Task):
 
 
 def _wrong_numbers(used: list[int], meta: dict) -> str | None:
-    if "numbers" in meta:
-        given = sorted(map(int, meta["numbers"]))
-        return None if used == given else f"uses {used}, expected each of {given} once"
-    count = meta.get("count", 3)
-    allowed = len(used) == count and all(x in NUMBERS for x in used)
-    return None if allowed else f"uses {used}, expected {count} numbers from {NUMBERS[0]} to {NUMBERS[-1]}"
+    given = sorted(map(int, meta["numbers"]))
+    return None if used == given else f"uses {used}, expected each of {given} once"
 
 
 def parse(text: str) -> ast.expr:
@@ -139,10 +134,10 @@ def _factors(tree: ast.expr, inverse: str) -> list[str]:
 # ---- problems --------------------------------------------------------------------------------------------------------
 
 
-def is_held_out(numbers) -> bool:
-    """Whether a multiset of numbers belongs to the test fifth, hidden from supervised learning and from RL."""
-    digest = hashlib.sha256(" ".join(map(str, sorted(numbers))).encode()).digest()
-    return digest[0] < 256 // 5
+def split_of(numbers) -> str:
+    """The split of a multiset of numbers. "test" (a fifth) and "validation" (a tenth) are hidden from all training."""
+    place = hashlib.sha256(" ".join(map(str, sorted(numbers))).encode()).digest()[0] / 256
+    return "test" if place < 0.2 else "validation" if place < 0.3 else "train"
 
 
 @cache
@@ -169,7 +164,7 @@ def _value(order: tuple[int, ...], signs: tuple[str, ...]) -> int:
 
 
 def _multisets(size: int, split: str) -> list[tuple[int, ...]]:
-    return [m for m in combinations_with_replacement(NUMBERS, size) if is_held_out(m) == (split == "test")]
+    return [m for m in combinations_with_replacement(NUMBERS, size) if split_of(m) == split]
 
 
 def _countdown(numbers: tuple[int, ...], target: int) -> Problem:
@@ -185,42 +180,27 @@ def _sort(numbers: tuple[int, ...]) -> Problem:
     return Problem(f"sort:{words.replace(' ', '-')}", f"sort {words} =", answer, {"family": "sort"})
 
 
-def _make(target: int) -> Problem:
-    return Problem(f"make:{target}", f"make {target} =", str(target), {"family": "make", "count": 3})
-
-
 def _all_problems(family: str, split: str) -> list[Problem]:
     size = 3 if family == "cd3" else 4
     if family == "sort":
         return [_sort(order) for m in _multisets(4, split) for order in sorted(set(permutations(m)))]
-    if family == "make":
-        return [_make(target) for target in TARGETS if target in _makeable()]
     return [_countdown(m, target) for m in _multisets(size, split) for target in solutions(m)]
 
 
-@cache
-def _makeable() -> dict[int, list[str]]:
-    """Expressions of three numbers by value; no target is held out, so both splits hold the same targets."""
-    found: dict[int, list[str]] = {}
-    for numbers in _multisets(3, "train"):
-        for value, expressions in solutions(numbers).items():
-            found.setdefault(value, []).extend(expressions)
-    return found
-
-
-FAMILIES = ("cd3", "cd4", "sort", "make")
+SPLITS = ("train", "validation", "test")
+FAMILIES = ("cd3", "cd4", "sort")
 
 
 def problems(family: str, count: int | None = None, split: str = "train", seed: int = 0) -> list[Problem]:
-    """`count` different problems of one family ("cd3", "cd4", "sort", "make"), all of them if `count` is None.
+    """`count` different problems of one family ("cd3", "cd4", "sort"), all of them if `count` is None.
 
-    Split "test" holds the number multisets that neither supervised learning nor RL ever sees (`make` has no such split).
+    Splits "validation" and "test" hold number multisets that neither supervised learning nor RL ever sees.
 
     Raises:
         ValueError: unknown family or split, or more problems asked for than there are.
     """
     lookup(dict.fromkeys(FAMILIES), "countdown family", family)
-    lookup({"train": 0, "test": 0}, "split", split)
+    lookup(dict.fromkeys(SPLITS), "split", split)
     pool = _all_problems(family, split)
     if count is not None and count > len(pool):
         raise ValueError(f"asked for {count} {family} problems of split {split!r}; there are {len(pool)}")
@@ -229,19 +209,14 @@ def problems(family: str, count: int | None = None, split: str = "train", seed: 
 
 
 def supervised_examples(count: int, seed: int) -> list[tuple[str, str]]:
-    """`count` (prompt, answer) pairs for supervised learning, in the mix cd3 .30, cd4 .40, sort .12, make .18.
+    """`count` (prompt, answer) pairs for supervised learning, in the mix cd3 .37, cd4 .60, sort .03.
 
     Each answer is one of the right ones, drawn uniformly, so that the model learns to spread over all ways to be right.
     """
     rng = np.random.default_rng(seed)
     multisets = {size: _multisets(size, "train") for size in (3, 4)}
-    targets = list(_makeable().items())
     examples = []
-    for family in rng.choice(FAMILIES, size=count, p=[0.30, 0.40, 0.12, 0.18]):
-        if family == "make":
-            target, expressions = targets[rng.integers(len(targets))]
-            examples.append((_make(target).prompt, _pick(expressions, rng)))
-            continue
+    for family in rng.choice(FAMILIES, size=count, p=[0.37, 0.60, 0.03]):
         size = 3 if family == "cd3" else 4
         numbers = multisets[size][rng.integers(len(multisets[size]))]
         if family == "sort":

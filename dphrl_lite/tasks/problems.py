@@ -72,7 +72,7 @@ MAPPINGS: dict[str, dict[str, Column]] = {
     "bird": {**_SQL, "answer": "SQL", "difficulty": lambda row: row.get("difficulty")},  # train.json has none
     "spider": {**_SQL, "answer": ("gold_sql", "query")},
 }
-GENERATORS = ("arithmetic", "countdown")  # tasks that make their problems
+GENERATORS = ("arithmetic", "countdown", "minisql")  # tasks that make their problems
 _OTHER_NAMES = {"dsrsub": "deepscaler", "minidev": "bird"}  # files of these sets that do not carry their name
 
 

@@ -13,17 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dphrl_lite.tasks import Problem, get
-from dphrl_lite.tasks.countdown import FAMILIES, NUMBERS, canonical, parse, problems, solutions, supervised_examples
+from dphrl_lite.tasks.countdown import (
+    FAMILIES,
+    NUMBERS,
+    SPLITS,
+    canonical,
+    parse,
+    problems,
+    solutions,
+    supervised_examples,
+)
 
 TASK = get("countdown")
 
 
 def cd(numbers, target):
     return Problem("p", "", str(target), {"family": "cd", "numbers": list(numbers)})
-
-
-def make(target, **meta):
-    return Problem("m", "", str(target), {"family": "make", **meta})
 
 
 # Trees of (sign, left, right) and numbers: written out, and evaluated with Fractions, without the code under test.
@@ -218,7 +223,7 @@ def test_how_an_answer_may_be_written(completion, correct):
     "a" * 1_000_000, "\n" * 1_000_000, "1+1\n" * 250_000,
 ])  # fmt: skip
 def test_hostile_completions_are_wrong_and_nothing_else(completion):
-    for problem in (cd([2, 5, 9], 47), make(47), Problem("s", "", "1 2 3 4", {"family": "sort"})):
+    for problem in (cd([2, 5, 9], 47), Problem("s", "", "1 2 3 4", {"family": "sort"})):
         verdict = TASK.verify(problem, completion)
         assert verdict.correct is False
         assert verdict.reason
@@ -249,14 +254,6 @@ def test_division_is_exact():
     assert TASK.verify(cd([1, 3, 3], 1), "1 / 3 * 3").correct
     assert not TASK.verify(cd([3, 7], 0), "3 / 7").correct
     assert TASK.verify(cd([3, 7], "3/7"), "3 / 7").correct
-
-
-def test_make_takes_any_three_numbers_from_1_to_10():
-    assert TASK.verify(make(17), "10 + 5 + 2").correct
-    assert TASK.verify(make(17), "10 + 10 - 3").correct
-    for wrong in ("17", "10 + 7", "11 + 5 + 1", "0 + 10 + 7", "5 + 5 + 5 + 2", "10 + 5 + 3"):
-        assert not TASK.verify(make(17), wrong).correct, wrong
-    assert TASK.verify(make(17, count=2), "10 + 7").correct
 
 
 def test_sort_compares_the_list_of_numbers():
@@ -296,7 +293,7 @@ def test_solutions_are_all_there_are_and_each_is_accepted(numbers):
 
 @pytest.fixture(scope="module")
 def everything():
-    return {(f, split): problems(f, split=split) for f in FAMILIES for split in ("train", "test")}
+    return {(f, split): problems(f, split=split) for f in FAMILIES for split in SPLITS}
 
 
 def multisets(found, family):
@@ -306,30 +303,29 @@ def multisets(found, family):
 
 
 @pytest.mark.parametrize(("family", "size"), [("cd3", 3), ("cd4", 4), ("sort", 4)])
-def test_the_test_split_holds_other_multisets_about_a_fifth(everything, family, size):
-    train, test = (multisets(everything[family, split], family) for split in ("train", "test"))
-    assert not train & test
-    assert train | test == set(itertools.combinations_with_replacement(NUMBERS, size))
-    assert 0.12 < len(test) / len(train | test) < 0.28
+def test_no_two_splits_share_a_multiset(everything, family, size):
+    train, validation, test = (multisets(everything[family, split], family) for split in SPLITS)
+    assert not train & test and not train & validation and not validation & test
+    whole = set(itertools.combinations_with_replacement(NUMBERS, size))
+    assert train | validation | test == whole
+    assert 0.12 < len(test) / len(whole) < 0.28
+    assert 0.05 < len(validation) / len(whole) < 0.15
 
 
 def test_cd4_and_sort_hide_the_same_numbers(everything):
-    hidden = [multisets(everything[family, "test"], family) for family in ("cd4", "sort")]
-    assert hidden[0] == hidden[1]
+    for split in ("validation", "test"):
+        hidden = [multisets(everything[family, split], family) for family in ("cd4", "sort")]
+        assert hidden[0] == hidden[1]
 
 
 def test_counts_per_family_against_brute_force(everything):
     ways = list(itertools.combinations_with_replacement(NUMBERS, 3))
-    assert len(everything["cd3", "train"]) + len(everything["cd3", "test"]) == sum(len(brute_force(m)) for m in ways)
-    assert len(everything["sort", "train"]) + len(everything["sort", "test"]) == 10**4
-    seen = multisets(everything["cd3", "train"], "cd3")
-    makeable = {value for m in seen for value in brute_force(m)}
-    assert {int(p.answer) for p in everything["make", "train"]} == makeable
-    assert everything["make", "train"] == everything["make", "test"]
+    assert sum(len(everything["cd3", split]) for split in SPLITS) == sum(len(brute_force(m)) for m in ways)
+    assert sum(len(everything["sort", split]) for split in SPLITS) == 10**4
 
 
 def test_ids_are_unique_over_all_families_and_splits(everything):
-    ids = [p.id for (family, split), found in everything.items() for p in found if (family, split) != ("make", "test")]
+    ids = [p.id for found in everything.values() for p in found]
     assert len(ids) == len(set(ids))
 
 
@@ -341,7 +337,6 @@ def test_prompts_say_the_numbers_the_target_and_the_family(everything):
         assert words[6] == p.answer
     for p in everything["sort", "train"][::500]:
         assert sorted(map(int, p.prompt.split()[1:5])) == list(map(int, p.answer.split()))
-    assert everything["make", "train"][0].prompt == f"make {everything['make', 'train'][0].answer} ="
 
 
 def test_count_and_seed_choose_a_sample(everything):
@@ -353,12 +348,12 @@ def test_count_and_seed_choose_a_sample(everything):
 
 
 def test_errors_say_what_there_is():
-    with pytest.raises(ValueError, match="cd3, cd4, make, sort"):
+    with pytest.raises(ValueError, match="cd3, cd4, sort"):
         problems("cd5")
-    with pytest.raises(ValueError, match="test, train"):
+    with pytest.raises(ValueError, match="test, train, validation"):
         problems("cd3", split="dev")
-    with pytest.raises(ValueError, match="asked for 1000 make problems of split 'train'; there are 99"):
-        problems("make", 1000)
+    with pytest.raises(ValueError, match="asked for 10000 sort problems of split 'train'; there are"):
+        problems("sort", 10000)
 
 
 # ---- supervised examples ---------------------------------------------------------------------------------------------
@@ -373,8 +368,6 @@ def as_problem(prompt):
     words = prompt.split()
     if words[0] == "countdown":
         return cd(map(int, words[1 : words.index("target")]), words[-2])
-    if words[0] == "make":
-        return make(words[1])
     return Problem("s", prompt, " ".join(map(str, sorted(map(int, words[1:-1])))), {"family": "sort"})
 
 
@@ -384,9 +377,9 @@ def test_every_supervised_answer_is_right(examples):
 
 
 def test_supervised_examples_never_show_a_held_out_multiset(everything, examples):
-    hidden = set().union(*(multisets(everything[f, "test"], f) for f in ("cd3", "cd4", "sort")))
+    hidden = set().union(*(multisets(everything[f, s], f) for f in FAMILIES for s in ("validation", "test")))
     for prompt, answer in examples:
-        shown = [int(word) for word in (answer if prompt.startswith("make") else prompt).split() if word.isdigit()]
+        shown = [int(word) for word in prompt.split() if word.isdigit()]
         shown = shown[:-1] if prompt.startswith("countdown") else shown
         assert tuple(sorted(shown)) not in hidden, (prompt, answer)
 
@@ -398,7 +391,7 @@ def family_of(prompt):
 
 def test_the_mix_of_families(examples):
     n, found = len(examples), Counter(family_of(prompt) for prompt, _ in examples)
-    expected = {"cd3": 0.30, "cd4": 0.40, "sort": 0.12, "make": 0.18}
+    expected = {"cd3": 0.37, "cd4": 0.60, "sort": 0.03}
     assert found == {k: pytest.approx(n * p, abs=4 * (n * p * (1 - p)) ** 0.5) for k, p in expected.items()}
 
 

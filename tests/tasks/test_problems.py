@@ -253,8 +253,8 @@ def test_countdown_families_are_made():
     assert load_problems("countdown:cd3", limit=7) == countdown.problems("cd3", 7)
     held_out = load_problems("countdown:cd4", split="test")
     assert held_out == countdown.problems("cd4", split="test")
-    assert all(countdown.is_held_out(problem.meta["numbers"]) for problem in held_out)
-    with pytest.raises(ValueError, match="countdown family 'cd5'; expected one of: cd3, cd4, make, sort"):
+    assert all(countdown.split_of(problem.meta["numbers"]) == "test" for problem in held_out)
+    with pytest.raises(ValueError, match="countdown family 'cd5'; expected one of: cd3, cd4, sort"):
         load_problems("countdown:cd5")
 
 
