@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from dphrl_lite import checkpoint, presampling
@@ -80,7 +81,9 @@ def run_name(method: str, alpha: float | None) -> str:
 def outcomes(
     policy, problems: ProblemSet, config: EvaluateConfig, out: str | Path | None = None, progress: bool | str = True
 ) -> pd.DataFrame:
-    """Answers to one set, counted: problem, n, c, distinct, greedy, and the columns that name the set.
+    """Answers to one set, counted: problem, n, c, distinct, entropy, greedy, and the columns that name the set.
+
+    Entropy is the mean of -log p over the samples' tokens, in nats: the policy's own, if drawn at temperature 1.
 
     Args:
         policy: a `models.Policy`.
@@ -91,6 +94,8 @@ def outcomes(
     """
     samples, *greedy = _draw(policy, problems, config, out, progress)
     table = presampling.counts(samples).rename(columns={"problem_id": "problem"})
+    surprise = samples.groupby("problem_id", sort=False)["logp"].apply(lambda logps: -np.concatenate(list(logps)).mean())
+    table["entropy"] = surprise.to_numpy()
     if greedy:
         table["greedy"] = greedy[0]["correct"].astype(bool)  # both tables are in the problems' order
     return table.assign(domain=problems.task.name, split="test", family=problems.name, in_domain=problems.in_domain)
