@@ -446,6 +446,14 @@ def test_other_data_or_weights_are_another_run(train, tiny, tmp_path, parts):
     assert everything_in(tmp_path) == before
 
 
+def test_a_balanced_rehearsal_trains_and_is_another_run(train, rollouts, tmp_path):
+    plain, balanced = (presampling.partition(rollouts, 3, balance=on) for on in (False, True))
+    runs = [train(parts=parts, out=tmp_path / name) for name, parts in (("plain", plain), ("balanced", balanced))]
+    assert distance(*(run.policy for run in runs)) > 0
+    with pytest.raises(OtherRunError, match="data: there"):
+        train(parts=balanced, out=tmp_path / "plain")
+
+
 def test_a_folder_of_somebody_else_is_refused(train, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(OtherRunError, match="not a run of this kit"):
