@@ -21,7 +21,8 @@ LOG = "log.jsonl"
 METRICS = {
     "step": "training steps done",
     "reward": "share of correct fresh completions; on D_exp it starts low by construction and should rise",
-    "zero_spread": "share of groups all right or all wrong, which teach nothing; rising towards 1 means little left to learn",
+    "zero_spread": "share of groups all right or all wrong, which teach nothing (fewer wrong than `advantage_k` teach nothing "
+    "either); rising towards 1 means little left to learn",
     "groups": "problems sampled; more than `problems_per_step` only where dapo draws again",
     "tokens": "completion tokens sampled",
     "tokens_trained": "completion tokens whose log-prob entered the loss: fresh ones, and stored ones where a method rehearses",

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dphrl_lite import divergences
 from dphrl_lite.errors import unknown
+from dphrl_lite.passk import pass_at_k
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,42 @@ def group_advantages(rewards: Tensor) -> Tensor:
     first = rewards[:, :1]  # the mean is taken from there, so that equal rewards centre to exactly zero
     centred = rewards - first - (rewards - first).mean(1, keepdim=True)
     return centred / (rewards.std(1, correction=1, keepdim=True) + 1e-6)
+
+
+def pass_at_k_advantages(rewards: Tensor, k: int) -> Tensor:
+    """The advantage of a completion where it is rewarded for Pass@k (Chen et al. 2025, arXiv 2508.10751, analytic form).
+
+    The k-subsets of a group are what is rewarded: with 1 if any of the k is right. Of G completions c are right, so the
+    mean over all subsets is R = 1 - C(G-c, k)/C(G, k) and their standard deviation sqrt(R (1 - R)). A completion's
+    advantage is the mean of (reward - R) / deviation over the subsets that hold it: (1 - R) / deviation for a right one,
+    (1 - C(G-c-1, k-1)/C(G-1, k-1) - R) / deviation for a wrong one. They add up to 0, and the
+    fewer are right, the more a right one counts.
+
+    Args:
+        rewards: `[problems, samples]`, 1 for right and 0 for wrong.
+        k: 1 ... samples. 1 is `group_advantages`, whose deviation is the sample's (ddof 1) and not, as here, that of all.
+
+    Returns:
+        `[problems, samples]`; exactly zero where all subsets have the same reward: none right, or fewer than k wrong.
+
+    Raises:
+        ValueError: another k, rewards other than 0 and 1, or fewer than two samples per problem.
+    """
+    if rewards.ndim != 2 or not 1 <= k <= rewards.shape[1] or not ((rewards == 0) | (rewards == 1)).all():
+        raise ValueError(
+            f"Pass@k advantages need rewards 0 or 1 of [problems, samples] and k from 1 to samples; got k = {k} and rewards "
+            f"{rewards.unique()[:5].tolist()} of shape {tuple(rewards.shape)}"
+        )
+    if k == 1:
+        return group_advantages(rewards)
+    rewards = rewards if rewards.is_floating_point() else rewards.float()
+    right, samples = rewards.bool().cpu().numpy(), rewards.shape[1]
+    c = right.sum(1, keepdims=True)
+    mean = pass_at_k(samples, c, k)
+    others = pass_at_k(samples - 1, np.minimum(c, samples - 1), k - 1)  # with a wrong one, its k - 1 others decide
+    deviation = np.sqrt(mean * (1 - mean))
+    found = (np.where(right, 1, others) - mean) / np.where(deviation > 0, deviation, np.inf)
+    return torch.from_numpy(found).to(rewards)
 
 
 @dataclass(frozen=True)

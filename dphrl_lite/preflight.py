@@ -38,6 +38,9 @@ class TrainConfig:
     learning_rate: float = field(default=1e-4, metadata={"help": "of AdamW; the paper's full 8B fine-tuning uses 1e-6"})
     problems_per_step: int = field(default=32, metadata={"help": "problems sampled on-policy per step"})
     samples: int = field(default=16, metadata={"help": "completions per problem (G)"})
+    advantage_k: int = field(
+        default=1, metadata={"help": "reward Pass@k of a problem's completions; 1: each completion on its own, as GRPO"}
+    )
     minibatches: int = field(default=2, metadata={"help": "optimizer updates per step"})
     rehearsal_per_step: int = field(default=128, metadata={"help": "stored completions per step, over all minibatches"})
     microbatch_tokens: int | None = field(
@@ -72,7 +75,7 @@ class TrainConfig:
         lookup(METHODS, "method", self.method)
         lookup(OPTIMIZERS, "optimizer", self.optimizer)
         tracking.check(self.trackers or ())
-        counted = ("steps", "problems_per_step", "minibatches", "rehearsal_per_step", "checkpoint_every")
+        counted = ("steps", "problems_per_step", "advantage_k", "minibatches", "rehearsal_per_step", "checkpoint_every")
         low = [name for name in counted if getattr(self, name) < 1]
         low += ["microbatch_tokens"] * (self.microbatch_tokens is not None and self.microbatch_tokens < 1)
         low += ["max_new_tokens"] * (self.max_new_tokens is not None and self.max_new_tokens < 1)
@@ -83,6 +86,11 @@ class TrainConfig:
             raise ValueError(
                 f"{low[0]} = {getattr(self, low[0])} is too low: counts start at 1, temperature and gradient_clip above 0, "
                 "seed, strength and max_refills at 0, and an advantage needs samples >= 2 to compare"
+            )
+        if self.advantage_k >= self.samples:
+            raise ValueError(
+                f"advantage_k = {self.advantage_k} with samples = {self.samples} compares nothing: it must be below samples, so "
+                "that there are several groups of k completions; lower advantage_k or raise samples"
             )
 
 

@@ -45,7 +45,7 @@ from dphrl_lite.metrics import LOG as LOG
 from dphrl_lite.metrics import METRICS, Averages, Journal, gradient_parts, peak_memory_gb
 from dphrl_lite.metrics import read_log as read_log
 from dphrl_lite.models import Policy, settle_threads
-from dphrl_lite.objectives import METHODS, clipped_loss, group_advantages, reference_penalty, rehearsal_loss
+from dphrl_lite.objectives import METHODS, clipped_loss, pass_at_k_advantages, reference_penalty, rehearsal_loss
 from dphrl_lite.preflight import TrainConfig
 from dphrl_lite.presampling import Partition, seed_of
 from dphrl_lite.sampling import TokenBatch, collate, generate, pad, token_logps
@@ -218,32 +218,27 @@ class _Trainer:
         return dict.fromkeys(METRICS) | {"step": step + 1} | sampled | merged | cost
 
     def _explore(self) -> tuple[list[list[Row]], dict]:
-        """Sample problems on-policy, verify, and turn rewards into advantages; dapo draws on until groups are mixed."""
+        """Sample problems on-policy and verify; dapo draws on until groups have advantages."""
         groups = []
         for _ in range(1 + self.config.max_refills * self.method.dynamic_sampling):
             place = self.exploration.place
             problems = [self.problems[i] for i in self.exploration.take(self.config.problems_per_step)]
             groups += self._sample(problems, place)
-            rewards = [[row.reward for row in group] for group in groups]
-            mixed = [len(set(r)) > 1 for r in rewards]
+            mixed = [any(row.advantage for row in group) for group in groups]
             if not self.method.dynamic_sampling or sum(mixed) >= self.config.problems_per_step:
                 break
         sampled = {
-            "reward": float(np.mean(rewards)),
+            "reward": float(np.mean([[row.reward for row in group] for group in groups])),
             "zero_spread": 1 - float(np.mean(mixed)),
             "groups": len(groups),
             "tokens": sum(map(token_count, groups)),
         }
         if self.method.dynamic_sampling and any(mixed):
             groups = [group for group, keep in zip(groups, mixed, strict=True) if keep][: self.config.problems_per_step]
-        for group in groups:
-            advantages = group_advantages(torch.tensor([[row.reward for row in group]]))[0].tolist()
-            for row, advantage in zip(group, advantages, strict=True):
-                row.advantage = advantage
         return groups, sampled
 
     def _sample(self, problems: Sequence[Problem], place: int) -> list[list[Row]]:
-        """A verified group for each problem. Each process draws its share and gets to know all."""
+        """A group for each problem, verified, with advantages. Each process draws its share and gets to know all."""
         seeds = [seed_of(self.config.seed, place + i, p.id) for i, p in enumerate(problems)]  # new ones at each visit
         mine = range(self.state.process_index, len(problems), self.state.num_processes)
         groups = self._draw([self.prompts[problems[i].id] for i in mine], [seeds[i] for i in mine], self.config.samples)
@@ -251,6 +246,10 @@ class _Trainer:
         verdicts = self.task.verify_all((problem, self.policy.decode(row.token_ids)) for problem, row in pairs)
         for (_, row), verdict in zip(pairs, verdicts, strict=True):
             row.reward = float(verdict.correct)
+        for group in groups:
+            rewards = torch.tensor([[row.reward for row in group]])
+            for row, advantage in zip(group, pass_at_k_advantages(rewards, self.config.advantage_k)[0], strict=True):
+                row.advantage = advantage.item()
         return self._in_order(mine, groups)
 
     def _answer(self, stored: list[Row], place: int) -> list[Row]:

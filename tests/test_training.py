@@ -168,6 +168,40 @@ def test_dapo_draws_until_groups_are_mixed(train):
     assert (train("dapo", max_refills=0, samples=2).log["groups"] == 6).all()
 
 
+def test_with_advantage_k_a_step_has_the_gradient_of_pass_at_k(train, double, countdown, monkeypatch):
+    """One update from pi_old, where rho is 1: minus the token mean of A grad log pi, A by counting the pairs of each group."""
+    policy, problems, parts = double
+    watch = Watch(monkeypatch)
+    settings = {"problems": problems, "parts": parts, "steps": 1, "minibatches": 1, "gradient_clip": 1e9}
+    log = train("grpo-exp", policy=policy, advantage_k=2, microbatch_tokens=1, **settings).log.iloc[0]
+    (forwards, _, found), by_prompt = watch.updates[0], {tuple(policy.encode(p.prompt)): p for p in problems}
+    rows = [row for prompts, answers in forwards for row in zip(prompts, answers, strict=True)][
+        -24:
+    ]  # after the check of pi_old
+    right = [countdown.verify(by_prompt[tuple(p)], policy.decode(ids)).correct for p, ids in rows]
+    losses, teaching = [], 0
+    for start in range(0, 24, 4):
+        group = right[start : start + 4]
+        pairs = {(i, j): float(group[i] or group[j]) for i in range(4) for j in range(i)}
+        mean, deviation = np.mean(list(pairs.values())), np.std(list(pairs.values()))
+        teaching += deviation > 0
+        for i in range(4):
+            own = np.mean([reward for pair, reward in pairs.items() if i in pair])
+            advantage = (own - mean) / deviation if deviation else 0.0
+            losses.append(-advantage * one_by_one(policy, *rows[start + i]).sum() / sum(len(ids) for _, ids in rows))
+    truth = torch.autograd.grad(sum(losses), list(policy.model.parameters()))
+    scale = max(g.abs().max() for g in truth).item()
+    assert scale > 0.01
+    assert all(torch.allclose(a, b, rtol=0, atol=1e-6 * scale) for a, b in zip(found, truth, strict=True))
+    assert log["zero_spread"] == pytest.approx(1 - teaching / 6)
+    assert any(sum(right[i : i + 4]) == 3 for i in range(0, 24, 4))  # one wrong: all pairs pass, nothing to learn
+
+
+def test_dapo_draws_on_past_groups_that_pass_at_k_cannot_tell_apart(train):
+    plain, pairs = (train("dapo", max_refills=9, samples=4, advantage_k=k).log for k in (1, 2))
+    assert pairs["groups"].sum() > plain["groups"].sum()
+
+
 @pytest.mark.parametrize("minibatches", [1, 3, 5])
 def test_dapo_with_fewer_mixed_groups_than_minibatches(train, minibatches):
     log = train("dapo", problems_per_step=2, samples=2, max_refills=0, minibatches=minibatches).log
@@ -421,6 +455,7 @@ def test_a_finished_run_can_be_made_longer(train, tmp_path):
 @pytest.mark.parametrize("change", [
     {"method": "dph-f"}, {"seed": 1}, {"learning_rate": 2e-4}, {"strength": 0.5}, {"samples": 8}, {"minibatches": 1},
     {"rehearsal_per_step": 4}, {"gradient_clip": 2.0}, {"max_new_tokens": 9}, {"microbatch_tokens": 99},
+    {"advantage_k": 2},
 ])  # fmt: skip
 def test_another_configs_folder_is_left_as_it_is(train, tmp_path, change):
     train(out=tmp_path, steps=1)
@@ -826,12 +861,19 @@ def test_unknown_names_list_the_valid_ones(train, tmp_path):
 @pytest.mark.parametrize("settings", [
     {"samples": 1}, {"temperature": 0.0}, {"steps": -1}, {"seed": -1}, {"strength": -1.0}, {"max_refills": -1},
     {"minibatches": 0}, {"problems_per_step": 0}, {"microbatch_tokens": 0}, {"max_new_tokens": 0},
-    {"gradient_clip": -1.0},
+    {"gradient_clip": -1.0}, {"advantage_k": 0},
 ])  # fmt: skip
 def test_settings_that_cannot_be_are_refused(train, tmp_path, settings):
     ((name, value),) = settings.items()
     with pytest.raises(ValueError, match=f"{name} = {value} is too low"):
         train("grpo", out=tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("k", [4, 5])
+def test_pass_at_k_of_all_completions_is_refused(train, tmp_path, k):
+    with pytest.raises(ValueError, match=f"advantage_k = {k} with samples = 4 compares nothing"):
+        train("grpo", out=tmp_path / "run", samples=4, advantage_k=k)
     assert not (tmp_path / "run").exists()
 
 
