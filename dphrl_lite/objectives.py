@@ -220,6 +220,17 @@ def reference_penalty(method: Method, logp: Tensor, logp_ref: Tensor, mask: Tens
     return values.mean().to(logp.dtype)
 
 
+def adapted_strength(strength: float, penalty: float, target: float) -> float:
+    """The next step's eta or beta, after a step with `strength` whose penalty should have been `target`, both in nats.
+
+    strength * exp(0.2 e), e = penalty/target - 1 clipped to -0.5 ... 0.5: up to a tenth more where the policy has moved too
+    far, or less where it has not used what it may. This is the proportional controller of Ziegler et al. 2019 (arXiv
+    1909.08593, section 2.2), which has 1 + 0.1 e and clips at 0.2: faster, for runs of tens of steps, and a step up undoes
+    a step down.
+    """
+    return strength * math.exp(0.2 * min(max(penalty / target - 1, -0.5), 0.5))
+
+
 def _half_kl_to_mean(logp: Tensor, other: Tensor, mask: Tensor) -> Tensor:
     """log(p/m)/2 of the masked tokens, m = (p + other)/2: each sample's part of the Jensen-Shannon divergence, in nats."""
     log_ratio = divergences.masked_log_ratio(other, logp, mask)

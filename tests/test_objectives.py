@@ -15,6 +15,7 @@ from dphrl_lite.divergences import Divergence
 from dphrl_lite.objectives import (
     METHODS,
     Method,
+    adapted_strength,
     clipped_loss,
     group_advantages,
     pass_at_k_advantages,
@@ -191,6 +192,25 @@ def test_pass_at_k_advantages_follow_the_gradient_of_pass_at_k(p, k):
 def test_what_has_no_pass_at_k_is_refused(rewards, k):
     with pytest.raises(ValueError, match=rf"rewards 0 or 1 .* got k = {k} and rewards \[.*of shape"):
         pass_at_k_advantages(rewards, k)
+
+
+# ---- a strength that holds the penalty at a value --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("penalty", "factor"), [
+    (0.02, 1), (0.0, math.exp(-0.1)), (-1.0, math.exp(-0.1)), (0.016, math.exp(-0.04)), (0.026, math.exp(0.06)),
+    (9.0, math.exp(0.1)),
+])  # fmt: skip
+def test_adapted_strength_by_hand(penalty, factor):
+    assert adapted_strength(0.3, penalty, 0.02) == pytest.approx(0.3 * factor, rel=1e-14)
+
+
+@pytest.mark.parametrize("start", [1e-3, 1.0, 50.0])
+def test_adapted_strength_finds_the_one_that_holds_the_target(start):
+    strength, penalty = start, lambda strength: 0.01 / (0.5 + strength)  # less the stronger it is
+    for _ in range(300):
+        strength = adapted_strength(strength, penalty(strength), 0.004)
+    assert strength == pytest.approx(2, rel=1e-6)
 
 
 # ---- the clipped loss ------------------------------------------------------------------------------------------------
