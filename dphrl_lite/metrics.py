@@ -21,7 +21,8 @@ LOG = "log.jsonl"
 METRICS = {
     "step": "training steps done",
     "reward": "share of correct fresh completions; on D_exp it starts low by construction and should rise",
-    "zero_spread": "share of groups all right or all wrong, which teach nothing; rising towards 1 means little left to learn",
+    "zero_spread": "share of groups all right or all wrong, which teach nothing (fewer wrong than `advantage_k` teach nothing "
+    "either); rising towards 1 means little left to learn",
     "groups": "problems sampled; more than `problems_per_step` only where dapo draws again",
     "tokens": "completion tokens sampled",
     "tokens_trained": "completion tokens whose log-prob entered the loss: fresh ones, and stored ones where a method rehearses",
@@ -30,6 +31,7 @@ METRICS = {
     "clipped_high": "share of tokens stopped by the upper clip; a few per cent at most",
     "loss_exploration": "L_exp; near 0 by construction (advantages average to 0), so watch the reward instead",
     "penalty": "L_pef, or k2 / k3: nats per token before eta or beta; starts at 0 for f(u), then settles at a small value",
+    "strength": "eta or beta of the step; constant unless `penalty_target` moves it, then it should settle, as the penalty does",
     "log_u_mean": "mean log(policy/reference) on rehearsal; near 0 or a little above is healthy, a steady fall is forgetting",
     "log_u_low": "its 1st percentile: the reference's answers that are dying",
     "log_u_high": "its 99th percentile",

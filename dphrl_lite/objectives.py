@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dphrl_lite import divergences
 from dphrl_lite.errors import unknown
+from dphrl_lite.passk import pass_at_k
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,42 @@ def group_advantages(rewards: Tensor) -> Tensor:
     return centred / (rewards.std(1, correction=1, keepdim=True) + 1e-6)
 
 
+def pass_at_k_advantages(rewards: Tensor, k: int) -> Tensor:
+    """The advantage of a completion where it is rewarded for Pass@k (Chen et al. 2025, arXiv 2508.10751, analytic form).
+
+    The k-subsets of a group are what is rewarded: with 1 if any of the k is right. Of G completions c are right, so the
+    mean over all subsets is R = 1 - C(G-c, k)/C(G, k) and their standard deviation sqrt(R (1 - R)). A completion's
+    advantage is the mean of (reward - R) / deviation over the subsets that hold it: (1 - R) / deviation for a right one,
+    (1 - C(G-c-1, k-1)/C(G-1, k-1) - R) / deviation for a wrong one. They add up to 0, and the
+    fewer are right, the more a right one counts.
+
+    Args:
+        rewards: `[problems, samples]`, 1 for right and 0 for wrong.
+        k: 1 ... samples. 1 is `group_advantages`, whose deviation is the sample's (ddof 1) and not, as here, that of all.
+
+    Returns:
+        `[problems, samples]`; exactly zero where all subsets have the same reward: none right, or fewer than k wrong.
+
+    Raises:
+        ValueError: another k, rewards other than 0 and 1, or fewer than two samples per problem.
+    """
+    if rewards.ndim != 2 or not 1 <= k <= rewards.shape[1] or not ((rewards == 0) | (rewards == 1)).all():
+        raise ValueError(
+            f"Pass@k advantages need rewards 0 or 1 of [problems, samples] and k from 1 to samples; got k = {k} and rewards "
+            f"{rewards.unique()[:5].tolist()} of shape {tuple(rewards.shape)}"
+        )
+    if k == 1:
+        return group_advantages(rewards)
+    rewards = rewards if rewards.is_floating_point() else rewards.float()
+    right, samples = rewards.bool().cpu().numpy(), rewards.shape[1]
+    c = right.sum(1, keepdims=True)
+    mean = pass_at_k(samples, c, k)
+    others = pass_at_k(samples - 1, np.minimum(c, samples - 1), k - 1)  # with a wrong one, its k - 1 others decide
+    deviation = np.sqrt(mean * (1 - mean))
+    found = (np.where(right, 1, others) - mean) / np.where(deviation > 0, deviation, np.inf)
+    return torch.from_numpy(found).to(rewards)
+
+
 @dataclass(frozen=True)
 class ClippedLoss:
     """The on-policy loss (scalar, differentiable) and the shares of tokens whose gradient the clip removed."""
@@ -180,6 +218,17 @@ def reference_penalty(method: Method, logp: Tensor, logp_ref: Tensor, mask: Tens
         log_u = divergences.masked_log_ratio(logp, logp_ref, mask)
         values = log_u**2 / 2 if method.penalty == "reference_k2" else torch.expm1(-log_u) + log_u
     return values.mean().to(logp.dtype)
+
+
+def adapted_strength(strength: float, penalty: float, target: float) -> float:
+    """The next step's eta or beta, after a step with `strength` whose penalty should have been `target`, both in nats.
+
+    strength * exp(0.2 e), e = penalty/target - 1 clipped to -0.5 ... 0.5: up to a tenth more where the policy has moved too
+    far, or less where it has not used what it may. This is the proportional controller of Ziegler et al. 2019 (arXiv
+    1909.08593, section 2.2), which has 1 + 0.1 e and clips at 0.2: faster, for runs of tens of steps, and a step up undoes
+    a step down.
+    """
+    return strength * math.exp(0.2 * min(max(penalty / target - 1, -0.5), 0.5))
 
 
 def _half_kl_to_mean(logp: Tensor, other: Tensor, mask: Tensor) -> Tensor:

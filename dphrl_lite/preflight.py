@@ -34,10 +34,19 @@ class TrainConfig:
     strength: float | None = field(
         default=None, metadata={"help": "eta or beta of the penalty; None: the method's own"}
     )
+    penalty_target: float | None = field(
+        default=None,
+        metadata={
+            "help": "nats per token at which to hold the penalty: `strength` is where eta or beta starts; None: fixed"
+        },
+    )
     alpha: float = field(default=0.5, metadata={"help": "alpha of dph-alpha"})
     learning_rate: float = field(default=1e-4, metadata={"help": "of AdamW; the paper's full 8B fine-tuning uses 1e-6"})
     problems_per_step: int = field(default=32, metadata={"help": "problems sampled on-policy per step"})
     samples: int = field(default=16, metadata={"help": "completions per problem (G)"})
+    advantage_k: int = field(
+        default=1, metadata={"help": "reward Pass@k of a problem's completions; 1: each completion on its own, as GRPO"}
+    )
     minibatches: int = field(default=2, metadata={"help": "optimizer updates per step"})
     rehearsal_per_step: int = field(default=128, metadata={"help": "stored completions per step, over all minibatches"})
     microbatch_tokens: int | None = field(
@@ -72,17 +81,28 @@ class TrainConfig:
         lookup(METHODS, "method", self.method)
         lookup(OPTIMIZERS, "optimizer", self.optimizer)
         tracking.check(self.trackers or ())
-        counted = ("steps", "problems_per_step", "minibatches", "rehearsal_per_step", "checkpoint_every")
+        counted = ("steps", "problems_per_step", "advantage_k", "minibatches", "rehearsal_per_step", "checkpoint_every")
         low = [name for name in counted if getattr(self, name) < 1]
         low += ["microbatch_tokens"] * (self.microbatch_tokens is not None and self.microbatch_tokens < 1)
         low += ["max_new_tokens"] * (self.max_new_tokens is not None and self.max_new_tokens < 1)
         low += ["samples"] * (self.samples < 2)
         low += [name for name in ("temperature", "gradient_clip") if getattr(self, name) <= 0]
+        low += ["penalty_target"] * (self.penalty_target is not None and self.penalty_target <= 0)
         low += [name for name in ("seed", "strength", "max_refills") if (getattr(self, name) or 0) < 0]
         if low:
             raise ValueError(
-                f"{low[0]} = {getattr(self, low[0])} is too low: counts start at 1, temperature and gradient_clip above 0, "
-                "seed, strength and max_refills at 0, and an advantage needs samples >= 2 to compare"
+                f"{low[0]} = {getattr(self, low[0])} is too low: counts start at 1, temperature, gradient_clip and "
+                "penalty_target above 0, seed, strength and max_refills at 0, and an advantage needs samples >= 2 to compare"
+            )
+        if self.advantage_k >= self.samples:
+            raise ValueError(
+                f"advantage_k = {self.advantage_k} with samples = {self.samples} compares nothing: it must be below samples, so "
+                "that there are several groups of k completions; lower advantage_k or raise samples"
+            )
+        if self.penalty_target is not None and (METHODS[self.method].penalty == "none" or self.strength == 0):
+            raise ValueError(
+                f"penalty_target = {self.penalty_target:g} has nothing to hold there: {self.method!r} has no penalty, or its "
+                "strength is 0 and stays so; leave penalty_target out, or choose a method with a penalty and a strength above 0"
             )
 
 

@@ -296,6 +296,19 @@ class PartitionConfig:
     rehearse_exploration: bool = field(
         default=False, metadata={"help": "rehearse the correct answers to problems of D_exp too"}
     )
+    balance: bool = field(
+        default=False,
+        metadata={
+            "help": "rehearse every problem equally often: its correct answers in turn until there are K of them"
+        },
+    )
+
+    def __post_init__(self):
+        if self.balance and self.one_per_problem:
+            raise ValueError(
+                "balance and one_per_problem are both on, but one answer per problem is equally often already, and balance "
+                "repeats all of a problem's correct answers: switch one of the two off"
+            )
 
 
 @dataclass(frozen=True)
@@ -315,6 +328,7 @@ class Partition:
     keep_unsolved: bool = True
     one_per_problem: bool = False
     rehearse_exploration: bool = False
+    balance: bool = False
 
     @property
     def explored(self) -> tuple:
@@ -339,6 +353,7 @@ def partition(
     keep_unsolved: bool = True,
     one_per_problem: bool = False,
     rehearse_exploration: bool = False,
+    balance: bool = False,
 ) -> Partition:
     """Split problems by how many of their K reference samples are correct.
 
@@ -348,10 +363,15 @@ def partition(
         keep_unsolved: whether problems without a correct sample are explored together with D_exp, or dropped.
         one_per_problem: rehearse one correct answer of a problem (the first drawn), as the release does, instead of all.
         rehearse_exploration: rehearse correct answers to problems of D_exp too, not of D_pef alone.
+        balance: rehearse every problem equally often. The buffer repeats its correct answers in turn (first, second, third,
+            first, ...) until they are K, the most samples that a problem has; so an answer weighs about K/c times as much,
+            c the problem's correct answers. Not in the paper: it rehearses more what the reference seldom gets right.
 
     Raises:
-        ValueError: threshold < 1, or a problem has fewer samples than the threshold (K < threshold).
+        ValueError: threshold < 1, a problem has fewer samples than the threshold (K < threshold), or both `balance` and
+            `one_per_problem`.
     """
+    switches = PartitionConfig(threshold, keep_unsolved, one_per_problem, rehearse_exploration, balance)
     table = counts(rollouts)
     split = partition_counts(table["n"], table["c"], threshold)
     ids = table["problem_id"].to_numpy()
@@ -363,8 +383,10 @@ def partition(
     if one_per_problem:
         kept = kept.drop_duplicates("problem_id")
     kept = kept.reset_index(drop=True)
-    switches = (keep_unsolved, one_per_problem, rehearse_exploration)
-    return Partition(perfect, exploration, unsolved, threshold, kept, *switches)
+    if balance:
+        groups = (group.index for _, group in kept.groupby("problem_id", sort=False))
+        kept = kept.iloc[[i for rows in groups for i in np.resize(rows, table["n"].max())]].reset_index(drop=True)
+    return Partition(perfect, exploration, unsolved, rehearsal=kept, **asdict(switches))
 
 
 def partition_counts(n, c, threshold: int = 6) -> Partition:

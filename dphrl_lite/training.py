@@ -13,6 +13,8 @@ How this differs from the paper (arXiv 2509.07430) and its release, and why:
   first step checks; in lower precision pi_old is computed again where rounding parts them (`preflight.agree`).
 - A minibatch holds whole groups, and its share of the rehearsal batch; both terms are token means over the minibatch,
   whatever the number of micro-batches and processes.
+- Off unless asked for, and not in the paper: Pass@k advantages (`advantage_k`), an eta that holds the penalty at a value
+  (`penalty_target`), and a rehearsal of every problem equally often (`presampling.partition(..., balance=True)`).
 - Learning rate constant, no warm-up, no entropy bonus, no value model, no KL in the reward.
 - Which problem comes when, and what is sampled for it, follows from the seed and the place in the data alone: a run that
   was killed goes on exactly, because there is no random state to lose.
@@ -45,7 +47,14 @@ from dphrl_lite.metrics import LOG as LOG
 from dphrl_lite.metrics import METRICS, Averages, Journal, gradient_parts, peak_memory_gb
 from dphrl_lite.metrics import read_log as read_log
 from dphrl_lite.models import Policy, settle_threads
-from dphrl_lite.objectives import METHODS, clipped_loss, group_advantages, reference_penalty, rehearsal_loss
+from dphrl_lite.objectives import (
+    METHODS,
+    adapted_strength,
+    clipped_loss,
+    pass_at_k_advantages,
+    reference_penalty,
+    rehearsal_loss,
+)
 from dphrl_lite.preflight import TrainConfig
 from dphrl_lite.presampling import Partition, seed_of
 from dphrl_lite.sampling import TokenBatch, collate, generate, pad, token_logps
@@ -57,7 +66,8 @@ from dphrl_lite.tracking import Trackers
 class Run:
     """What `train` gives back: the trained policy, the log (one row per step, columns as `METRICS`), and the settings.
 
-    `strength` is the eta or beta that was used: the config's, or the method's own.
+    `strength` is the eta or beta that was used: the config's, or the method's own. With `penalty_target` it is where the run
+    started; the log has each step's.
     """
 
     policy: Policy
@@ -126,6 +136,7 @@ class _Trainer:
         on_cpu = policy.device.type == "cpu" and not (self.sharded and torch.cuda.is_available())
         self.state = PartialState(cpu=launched and on_cpu)
         self.strength = self.method.strength if config.strength is None else config.strength
+        self.eta = self.strength  # of the step to come
         by_id = {p.id: p for p in problems}
         self.problems = [by_id[i] for i in preflight.on_policy_ids(self.method, parts)]
         self.prompts = {p.id: policy.encode(p.prompt) for p in self.problems}
@@ -176,6 +187,7 @@ class _Trainer:
         names = (self.config.trackers or ()) if main and done < steps else ()
         with Trackers(names, journal.folder, asdict(self.config) | {"strength": self.strength}) as trackers:
             for step in bar:
+                self.eta = self._eta_after(records)
                 with checkpoint.explained(journal.folder):
                     record = self.step(step)
                     due = (step + 1) % self.config.checkpoint_every == 0 or step + 1 == steps
@@ -193,7 +205,7 @@ class _Trainer:
     # ---- the step ------------------------------------------------------------------------------------------------
 
     def step(self, step: int) -> dict:
-        """Sample, judge, and update `minibatches` times on L_exp + strength * penalty. Returns the step's metrics."""
+        """Sample, judge, and update `minibatches` times on L_exp + eta * penalty. Returns the step's metrics."""
         started = time.perf_counter()
         groups, sampled = self._explore()
         place = self.rehearsal.place
@@ -215,35 +227,36 @@ class _Trainer:
             "tokens_per_second": sampled["tokens"] / seconds,
             "peak_memory_gb": max(gather_object([peak_memory_gb(self.policy.device)])),
         }
-        return dict.fromkeys(METRICS) | {"step": step + 1} | sampled | merged | cost
+        return dict.fromkeys(METRICS) | {"step": step + 1, "strength": self.eta} | sampled | merged | cost
+
+    def _eta_after(self, records: list[dict]) -> float:
+        """The next step's eta or beta. The log decides it, so that a run that was stopped goes on with the same one."""
+        if not records or self.config.penalty_target is None:
+            return self.strength
+        return adapted_strength(records[-1]["strength"], records[-1]["penalty"], self.config.penalty_target)
 
     def _explore(self) -> tuple[list[list[Row]], dict]:
-        """Sample problems on-policy, verify, and turn rewards into advantages; dapo draws on until groups are mixed."""
+        """Sample problems on-policy and verify; dapo draws on until groups have advantages."""
         groups = []
         for _ in range(1 + self.config.max_refills * self.method.dynamic_sampling):
             place = self.exploration.place
             problems = [self.problems[i] for i in self.exploration.take(self.config.problems_per_step)]
             groups += self._sample(problems, place)
-            rewards = [[row.reward for row in group] for group in groups]
-            mixed = [len(set(r)) > 1 for r in rewards]
+            mixed = [any(row.advantage for row in group) for group in groups]
             if not self.method.dynamic_sampling or sum(mixed) >= self.config.problems_per_step:
                 break
         sampled = {
-            "reward": float(np.mean(rewards)),
+            "reward": float(np.mean([[row.reward for row in group] for group in groups])),
             "zero_spread": 1 - float(np.mean(mixed)),
             "groups": len(groups),
             "tokens": sum(map(token_count, groups)),
         }
         if self.method.dynamic_sampling and any(mixed):
             groups = [group for group, keep in zip(groups, mixed, strict=True) if keep][: self.config.problems_per_step]
-        for group in groups:
-            advantages = group_advantages(torch.tensor([[row.reward for row in group]]))[0].tolist()
-            for row, advantage in zip(group, advantages, strict=True):
-                row.advantage = advantage
         return groups, sampled
 
     def _sample(self, problems: Sequence[Problem], place: int) -> list[list[Row]]:
-        """A verified group for each problem. Each process draws its share and gets to know all."""
+        """A group for each problem, verified, with advantages. Each process draws its share and gets to know all."""
         seeds = [seed_of(self.config.seed, place + i, p.id) for i, p in enumerate(problems)]  # new ones at each visit
         mine = range(self.state.process_index, len(problems), self.state.num_processes)
         groups = self._draw([self.prompts[problems[i].id] for i in mine], [seeds[i] for i in mine], self.config.samples)
@@ -251,6 +264,10 @@ class _Trainer:
         verdicts = self.task.verify_all((problem, self.policy.decode(row.token_ids)) for problem, row in pairs)
         for (_, row), verdict in zip(pairs, verdicts, strict=True):
             row.reward = float(verdict.correct)
+        for group in groups:
+            rewards = torch.tensor([[row.reward for row in group]])
+            for row, advantage in zip(group, pass_at_k_advantages(rewards, self.config.advantage_k)[0], strict=True):
+                row.advantage = advantage.item()
         return self._in_order(mine, groups)
 
     def _answer(self, stored: list[Row], place: int) -> list[Row]:
@@ -273,7 +290,7 @@ class _Trainer:
         return [group for _, group in sorted(found, key=lambda pair: pair[0])]
 
     def _minibatch(self, step: int, fresh: list[Row], stored: list[Row], answers: list[Row]) -> dict:
-        """One update on L_exp + strength * penalty."""
+        """One update on L_exp + eta * penalty."""
         if not fresh and not stored:
             return {"gradient_norm": 0.0}  # dapo can run out of groups
         self.optimizer.zero_grad()
@@ -296,18 +313,18 @@ class _Trainer:
             loss, penalty = clipped.loss, None
             if method.needs_reference and not method.mirrors:
                 penalty = reference_penalty(method, part.logp, self._reference_logp(part.batch), mask)
-                loss = loss + self.strength * penalty
+                loss = loss + self.eta * penalty
             (loss * part.share).backward()
             values = {"loss_exploration": clipped.loss, "penalty": penalty, "entropy": part.entropy[mask].mean()}
             seen.add(part.share, **values, clipped_low=clipped.clipped_low, clipped_high=clipped.clipped_high)
 
     def _rehearsal_backward(self, stored: list[Row], answers: list[Row], seen: Averages):
-        """Add the gradient of strength * L_pef over one minibatch of stored reference samples (and the policy's answers)."""
+        """Add the gradient of eta * L_pef over one minibatch of stored reference samples (and the policy's answers)."""
         with torch.set_grad_enabled(not self.method.mirrors):  # there the stored samples give the value alone
             for part in self._forwards(stored):
                 penalty = rehearsal_loss(self.method, part.logp, part.stored, part.batch.mask, self.config.alpha)
                 if penalty.requires_grad:
-                    (self.strength * penalty * part.share).backward()
+                    (self.eta * penalty * part.share).backward()
                 seen.add(part.share, penalty=penalty)
                 if part.share > 0:
                     log_u = divergences.masked_log_ratio(part.logp.detach(), part.stored, part.batch.mask)
@@ -315,7 +332,7 @@ class _Trainer:
         for part in self._forwards(answers):
             logp_ref = self._reference_logp(part.batch)
             penalty = reference_penalty(self.method, part.logp, logp_ref, part.batch.mask)
-            (self.strength * penalty * part.share).backward()
+            (self.eta * penalty * part.share).backward()
             seen.add(part.share, penalty=penalty)
 
     def _forwards(self, rows: list[Row], every: bool = False) -> Iterator[Forward]:

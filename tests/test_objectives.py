@@ -1,6 +1,7 @@
 """Advantages and losses by hand, the table of methods, and each penalty's gradient by summing over a small support."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -11,7 +12,16 @@ from torch.nn.functional import log_softmax
 
 from dphrl_lite import divergences, worlds
 from dphrl_lite.divergences import Divergence
-from dphrl_lite.objectives import METHODS, Method, clipped_loss, group_advantages, reference_penalty, rehearsal_loss
+from dphrl_lite.objectives import (
+    METHODS,
+    Method,
+    adapted_strength,
+    clipped_loss,
+    group_advantages,
+    pass_at_k_advantages,
+    reference_penalty,
+    rehearsal_loss,
+)
 
 # The table of the method, section 5, typed off by hand: on-policy data, clip, penalty, divergence.
 TABLE = {
@@ -126,6 +136,81 @@ def test_advantages_average_to_zero_and_forget_the_offset(rewards, offset):
 def test_rewards_of_a_wrong_shape_are_refused(rewards):
     with pytest.raises(ValueError, match="at least 2 samples"):
         group_advantages(rewards)
+
+
+# ---- Pass@k advantages -----------------------------------------------------------------------------------------------
+
+
+def by_subsets(rewards, k):
+    """Advantages as defined: each k-subset has one reward, standardised over all of them; the mean over one's own subsets."""
+    subsets = list(itertools.combinations(range(len(rewards)), k))
+    passed = torch.tensor([max(rewards[i] for i in s) for s in subsets], dtype=torch.float64)
+    deviation = passed.std(correction=0)
+    z = (passed - passed.mean()) / deviation if deviation > 0 else torch.zeros_like(passed)
+    return [torch.stack([z[j] for j, s in enumerate(subsets) if i in s]).mean().item() for i in range(len(rewards))]
+
+
+@pytest.mark.parametrize("samples", [2, 3, 5, 8])
+def test_pass_at_k_advantages_are_those_of_all_subsets(samples):
+    for k in range(2, samples + 1):
+        rewards = torch.tril(torch.ones(samples + 1, samples, dtype=torch.float64), -1).flip(1)  # 0 ... all right
+        expected = torch.tensor([by_subsets(row, k) for row in rewards.tolist()], dtype=torch.float64)
+        assert torch.allclose(pass_at_k_advantages(rewards, k), expected, rtol=0, atol=1e-12)
+        assert not pass_at_k_advantages(rewards, k)[rewards.sum(1) > samples - k].any()  # too few wrong: exactly zero
+
+
+def test_pass_at_k_advantages_by_hand():
+    # of the 6 pairs of 4, 3 hold the right one: R = 1/2, deviation 1/2; a wrong one is in 3 pairs, one of them with it
+    assert pass_at_k_advantages(torch.tensor([[1, 0, 0, 0]]), 2).tolist() == [pytest.approx([1, *[-1 / 3] * 3])]
+
+
+def test_pass_at_1_advantages_are_the_groups():
+    rewards = (torch.rand(50, 16, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+    assert torch.equal(pass_at_k_advantages(rewards, 1), group_advantages(rewards))
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+@pytest.mark.parametrize("p", [0.1, 0.6])
+def test_pass_at_k_advantages_follow_the_gradient_of_pass_at_k(p, k):
+    """Of a policy that is right with chance p: the mean of sum_i A_i deviation grad log pi, over all outcomes of G = 5, is
+    (G/k - 1) times the gradient of 1 - (1 - p)^k; 1 is taken off because a completion is in its own baseline."""
+    samples, found = 5, 0.0
+    for outcome in itertools.product((0.0, 1.0), repeat=samples):
+        c = int(sum(outcome))
+        passed = 1 - math.comb(samples - c, k) / math.comb(samples, k)
+        chance = p**c * (1 - p) ** (samples - c)
+        advantages = pass_at_k_advantages(torch.tensor([outcome], dtype=torch.float64), k)[0].tolist()
+        score = sum(a * (1 / p if r else -1 / (1 - p)) for a, r in zip(advantages, outcome, strict=True))
+        found += chance * math.sqrt(passed * (1 - passed)) * score
+    assert found == pytest.approx((samples / k - 1) * k * (1 - p) ** (k - 1), rel=1e-12)
+
+
+@pytest.mark.parametrize(("rewards", "k"), [
+    (torch.zeros(1, 4), 0), (torch.zeros(1, 4), 5), (torch.zeros(1, 4), -1), (torch.full((1, 4), 0.5), 2),
+    (torch.full((1, 4), 0.5), 1), (torch.full((1, 4), torch.nan), 2), (torch.zeros(4), 2), (torch.zeros(3, 0), 1),
+])  # fmt: skip
+def test_what_has_no_pass_at_k_is_refused(rewards, k):
+    with pytest.raises(ValueError, match=rf"rewards 0 or 1 .* got k = {k} and rewards \[.*of shape"):
+        pass_at_k_advantages(rewards, k)
+
+
+# ---- a strength that holds the penalty at a value --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("penalty", "factor"), [
+    (0.02, 1), (0.0, math.exp(-0.1)), (-1.0, math.exp(-0.1)), (0.016, math.exp(-0.04)), (0.026, math.exp(0.06)),
+    (9.0, math.exp(0.1)),
+])  # fmt: skip
+def test_adapted_strength_by_hand(penalty, factor):
+    assert adapted_strength(0.3, penalty, 0.02) == pytest.approx(0.3 * factor, rel=1e-14)
+
+
+@pytest.mark.parametrize("start", [1e-3, 1.0, 50.0])
+def test_adapted_strength_finds_the_one_that_holds_the_target(start):
+    strength, penalty = start, lambda strength: 0.01 / (0.5 + strength)  # less the stronger it is
+    for _ in range(300):
+        strength = adapted_strength(strength, penalty(strength), 0.004)
+    assert strength == pytest.approx(2, rel=1e-6)
 
 
 # ---- the clipped loss ------------------------------------------------------------------------------------------------

@@ -453,6 +453,9 @@ def test_the_unsolved_are_kept_or_dropped():
     ({"one_per_problem": True}, ["0/2"]),
     ({"rehearse_exploration": True}, ["0/2", "0/3", "0/4", "0/5", "0/6", "0/7", "2/6", "2/7"]),
     ({"one_per_problem": True, "rehearse_exploration": True}, ["0/2", "2/6"]),
+    ({"balance": True}, ["0/2", "0/3", "0/4", "0/5", "0/6", "0/7", "0/2", "0/3"]),
+    ({"balance": True, "rehearse_exploration": True},
+     ["0/2", "0/3", "0/4", "0/5", "0/6", "0/7", "0/2", "0/3", *["2/6", "2/7"] * 4]),
 ])  # fmt: skip
 def test_what_is_rehearsed_is_switched(switches, kept):
     parts = presampling.partition(table_of([6, 0, 2]), threshold=6, **switches)
@@ -460,6 +463,34 @@ def test_what_is_rehearsed_is_switched(switches, kept):
     assert parts.summary()["rehearsal"].sum() == len(kept)
     assert {name: getattr(parts, name) for name in switches} == switches
     assert (parts.perfect, parts.exploration, parts.unsolved) == (("p0",), ("p2",), ("p1",))
+
+
+def test_a_balanced_buffer_holds_every_problem_equally_often_and_nothing_but_its_right_answers(rollouts):
+    plain, balanced = (presampling.partition(rollouts, 3, balance=on) for on in (False, True))
+    assert plain.rehearsal["problem_id"].nunique() > 3
+    assert plain.rehearsal["problem_id"].value_counts().nunique() > 1
+    assert balanced.rehearsal["problem_id"].value_counts().eq(8).all()
+    assert balanced.rehearsal["problem_id"].unique().tolist() == plain.rehearsal["problem_id"].unique().tolist()
+    often = balanced.rehearsal.value_counts(["problem_id", "sample"])
+    assert set(often.index) == set(zip(plain.rehearsal["problem_id"], plain.rehearsal["sample"], strict=True))
+    assert (often.groupby("problem_id").max() - often.groupby("problem_id").min() <= 1).all()
+    assert_same(balanced.rehearsal.drop_duplicates(["problem_id", "sample"]).reset_index(drop=True), plain.rehearsal)
+
+
+def test_problems_with_different_numbers_of_samples_are_balanced_to_the_most():
+    table = pd.concat([table_of([8]), table_of([0, 3], k=4).iloc[4:]])
+    parts = presampling.partition(table, 2, balance=True)
+    assert parts.rehearsal["problem_id"].tolist() == ["p0"] * 8 + ["p1"] * 8
+
+
+def test_nothing_to_rehearse_is_balanced_too():
+    assert len(presampling.partition(table_of([0, 2]), 6, balance=True).rehearsal) == 0
+
+
+def test_balance_of_one_answer_per_problem_is_refused(rollouts):
+    for make in (presampling.PartitionConfig, lambda **on: presampling.partition(rollouts, 6, **on)):
+        with pytest.raises(ValueError, match=r"balance and one_per_problem are both on.* switch one"):
+            make(balance=True, one_per_problem=True)
 
 
 def test_real_rollouts_keep_their_logps_in_rehearsal(rollouts, parts):

@@ -168,6 +168,40 @@ def test_dapo_draws_until_groups_are_mixed(train):
     assert (train("dapo", max_refills=0, samples=2).log["groups"] == 6).all()
 
 
+def test_with_advantage_k_a_step_has_the_gradient_of_pass_at_k(train, double, countdown, monkeypatch):
+    """One update from pi_old, where rho is 1: minus the token mean of A grad log pi, A by counting the pairs of each group."""
+    policy, problems, parts = double
+    watch = Watch(monkeypatch)
+    settings = {"problems": problems, "parts": parts, "steps": 1, "minibatches": 1, "gradient_clip": 1e9}
+    log = train("grpo-exp", policy=policy, advantage_k=2, microbatch_tokens=1, **settings).log.iloc[0]
+    (forwards, _, found), by_prompt = watch.updates[0], {tuple(policy.encode(p.prompt)): p for p in problems}
+    rows = [row for prompts, answers in forwards for row in zip(prompts, answers, strict=True)][
+        -24:
+    ]  # after the check of pi_old
+    right = [countdown.verify(by_prompt[tuple(p)], policy.decode(ids)).correct for p, ids in rows]
+    losses, teaching = [], 0
+    for start in range(0, 24, 4):
+        group = right[start : start + 4]
+        pairs = {(i, j): float(group[i] or group[j]) for i in range(4) for j in range(i)}
+        mean, deviation = np.mean(list(pairs.values())), np.std(list(pairs.values()))
+        teaching += deviation > 0
+        for i in range(4):
+            own = np.mean([reward for pair, reward in pairs.items() if i in pair])
+            advantage = (own - mean) / deviation if deviation else 0.0
+            losses.append(-advantage * one_by_one(policy, *rows[start + i]).sum() / sum(len(ids) for _, ids in rows))
+    truth = torch.autograd.grad(sum(losses), list(policy.model.parameters()))
+    scale = max(g.abs().max() for g in truth).item()
+    assert scale > 0.01
+    assert all(torch.allclose(a, b, rtol=0, atol=1e-6 * scale) for a, b in zip(found, truth, strict=True))
+    assert log["zero_spread"] == pytest.approx(1 - teaching / 6)
+    assert any(sum(right[i : i + 4]) == 3 for i in range(0, 24, 4))  # one wrong: all pairs pass, nothing to learn
+
+
+def test_dapo_draws_on_past_groups_that_pass_at_k_cannot_tell_apart(train):
+    plain, pairs = (train("dapo", max_refills=9, samples=4, advantage_k=k).log for k in (1, 2))
+    assert pairs["groups"].sum() > plain["groups"].sum()
+
+
 @pytest.mark.parametrize("minibatches", [1, 3, 5])
 def test_dapo_with_fewer_mixed_groups_than_minibatches(train, minibatches):
     log = train("dapo", problems_per_step=2, samples=2, max_refills=0, minibatches=minibatches).log
@@ -188,6 +222,30 @@ def test_without_strength_every_hybrid_method_is_grpo_on_exploration(train, meth
 def test_the_strength_is_the_methods_own_unless_set(train):
     assert_same(train("dph-js"), train("dph-js", strength=2.0))
     assert distance(train("dph-js").policy, train("dph-js", strength=0.5).policy) > 0
+
+
+@pytest.mark.parametrize("method", ["sft", "dph-js", "rkl", "dph-js-definition"])
+def test_the_penalty_target_moves_the_strength_by_the_logged_penalty(train, method):
+    log = train(method, strength=0.7, penalty_target=1e-3, learning_rate=1e-3, steps=5).log
+    strength = 0.7
+    for logged, penalty in zip(log["strength"], log["penalty"], strict=True):
+        assert logged == pytest.approx(strength, rel=1e-12)
+        strength *= np.exp(0.2 * np.clip(penalty / 1e-3 - 1, -0.5, 0.5))
+    assert log["strength"].nunique() > 2
+    assert train(method, strength=0.7).log["strength"].tolist() == [0.7] * 3
+
+
+@pytest.mark.parametrize("method", ["dph-js", "rkl", "dph-js-definition"])
+def test_the_strength_that_is_logged_is_the_one_that_trains(train, double, method):
+    """In the first update from the reference no penalty has a gradient, so that only the second step knows of a strength."""
+    policy, problems, parts = double
+    quick = {"policy": policy, "problems": problems, "parts": parts, "steps": 2, "minibatches": 1}
+    moved = train(method, strength=2.0, penalty_target=0.5, **quick)
+    fixed = [train(method, strength=strength, **quick) for strength in (2.0, 2 * np.exp(-0.1))]
+    assert moved.log["strength"].tolist() == [2.0, pytest.approx(2 * np.exp(-0.1))]
+    other, same = (distance(moved.policy, run.policy) for run in fixed)
+    assert same < 0.05 * other  # not 0 for dph-js: stored log-probs are float32
+    assert moved.strength == 2.0
 
 
 def test_alpha_of_one_is_forward_kl(train):
@@ -392,6 +450,18 @@ def test_a_killed_run_goes_on_to_the_same_bits(train, tmp_path, method, stop, ev
     assert timeless(run.log) == timeless(type(run.log)(training.read_log(tmp_path)))
 
 
+@pytest.mark.parametrize("method", ["dph-js", "rkl"])
+def test_a_killed_run_goes_on_with_the_strength_that_it_had_come_to(train, tmp_path, method):
+    config = {"steps": 5, "checkpoint_every": 2, "penalty_target": 0.004, "learning_rate": 1e-3}
+    with pytest.raises(KeyboardInterrupt):
+        train(method, out=tmp_path, on_step=stop_after(3), **config)
+    run, whole = train(method, out=tmp_path, **config), train(method, **config)
+    assert_same(run, whole)
+    assert whole.log["strength"].nunique() == 5
+    assert run.strength == whole.strength == whole.log["strength"][0]
+    assert_same(train(method, out=tmp_path, **config | {"steps": 7}), train(method, **config | {"steps": 7}))
+
+
 def test_what_a_kill_left_half_written_is_not_taken_for_real(train, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(out=tmp_path, on_step=stop_after(2), checkpoint_every=1)
@@ -421,6 +491,7 @@ def test_a_finished_run_can_be_made_longer(train, tmp_path):
 @pytest.mark.parametrize("change", [
     {"method": "dph-f"}, {"seed": 1}, {"learning_rate": 2e-4}, {"strength": 0.5}, {"samples": 8}, {"minibatches": 1},
     {"rehearsal_per_step": 4}, {"gradient_clip": 2.0}, {"max_new_tokens": 9}, {"microbatch_tokens": 99},
+    {"advantage_k": 2}, {"penalty_target": 0.01},
 ])  # fmt: skip
 def test_another_configs_folder_is_left_as_it_is(train, tmp_path, change):
     train(out=tmp_path, steps=1)
@@ -444,6 +515,14 @@ def test_other_data_or_weights_are_another_run(train, tiny, tmp_path, parts):
     with pytest.raises(OtherRunError, match="weights: there"):
         train(out=tmp_path, policy=other)
     assert everything_in(tmp_path) == before
+
+
+def test_a_balanced_rehearsal_trains_and_is_another_run(train, rollouts, tmp_path):
+    plain, balanced = (presampling.partition(rollouts, 3, balance=on) for on in (False, True))
+    runs = [train(parts=parts, out=tmp_path / name) for name, parts in (("plain", plain), ("balanced", balanced))]
+    assert distance(*(run.policy for run in runs)) > 0
+    with pytest.raises(OtherRunError, match="data: there"):
+        train(parts=balanced, out=tmp_path / "plain")
 
 
 def test_a_folder_of_somebody_else_is_refused(train, tmp_path):
@@ -818,12 +897,26 @@ def test_unknown_names_list_the_valid_ones(train, tmp_path):
 @pytest.mark.parametrize("settings", [
     {"samples": 1}, {"temperature": 0.0}, {"steps": -1}, {"seed": -1}, {"strength": -1.0}, {"max_refills": -1},
     {"minibatches": 0}, {"problems_per_step": 0}, {"microbatch_tokens": 0}, {"max_new_tokens": 0},
-    {"gradient_clip": -1.0},
+    {"gradient_clip": -1.0}, {"advantage_k": 0}, {"penalty_target": 0.0},
 ])  # fmt: skip
 def test_settings_that_cannot_be_are_refused(train, tmp_path, settings):
     ((name, value),) = settings.items()
     with pytest.raises(ValueError, match=f"{name} = {value} is too low"):
         train("grpo", out=tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("k", [4, 5])
+def test_pass_at_k_of_all_completions_is_refused(train, tmp_path, k):
+    with pytest.raises(ValueError, match=f"advantage_k = {k} with samples = 4 compares nothing"):
+        train("grpo", out=tmp_path / "run", samples=4, advantage_k=k)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("method", "settings"), [("grpo", {}), ("dapo", {}), ("dph-js", {"strength": 0.0})])
+def test_a_penalty_target_without_a_penalty_is_refused(train, tmp_path, method, settings):
+    with pytest.raises(ValueError, match=f"penalty_target = 0.02 has nothing to hold .*'{method}' has no penalty, or"):
+        train(method, out=tmp_path / "run", penalty_target=0.02, **settings)
     assert not (tmp_path / "run").exists()
 
 
@@ -859,6 +952,16 @@ def test_dph_js_stays_nearer_to_the_reference_than_the_control(train, parts, few
         logp, stored, mask = on_rehearsal(train(method, **LEARN).policy, parts, few_problems)
         drift[method] = (logp - stored)[mask].abs().mean().item()
     assert drift["dph-js"] < 0.7 * drift["grpo-exp"]  # .04 to .07 against .14 to .24, over several seeds
+
+
+def test_a_penalty_target_finds_its_strength_from_both_sides(train):
+    learn = LEARN | {"samples": 4, "steps": 30}
+    weak, strong = (train(strength=strength, penalty_target=0.01, **learn).log for strength in (0.1, 8.0))
+    assert (
+        1 / 3 < weak["strength"].iloc[-1] / strong["strength"].iloc[-1] < 3
+    )  # .9 to 2, over several seeds; 1/80 at first
+    held = train(strength=8.0, **learn).log["penalty"]
+    assert strong["penalty"][-10:].mean() > 2 * held[-10:].mean()  # 3 to 7 times, over several seeds
 
 
 def test_an_adapter_trains_and_resumes_while_its_base_stays(train, tmp_path):
