@@ -59,10 +59,16 @@ class Variant:
 
 
 _ALL = {"rehearse_exploration": True}
-VARIANTS = {f"dph-alpha-{alpha}": Variant("dph-alpha", train={"alpha": alpha}) for alpha in (0.2, 0.5, 0.8)} | {
-    "dph-f+all": Variant("dph-f", _ALL),  # beyond the paper from here on
-    "dph-f+one": Variant("dph-f", {"one_per_problem": True}),
+_PASS_4 = {"advantage_k": 4}
+IDEAS = {  # beyond the paper
+    "dph-f+one": Variant("dph-f", {"one_per_problem": True}),  # as its release: one reference answer per problem
+    "dph-f+all": Variant("dph-f", _ALL),
+    "dph-f+balanced": Variant("dph-f", _ALL | {"balance": True}),
+    "dph-f+target": Variant("dph-f", train={"penalty_target": 0.03}),
+    "grpo+pass@4": Variant("grpo", train=_PASS_4),
+    "dph-f+all+pass@4": Variant("dph-f", _ALL, _PASS_4),
 }
+VARIANTS = {f"dph-alpha-{alpha}": Variant("dph-alpha", train={"alpha": alpha}) for alpha in (0.2, 0.5, 0.8)} | IDEAS
 
 
 @dataclass(frozen=True)
@@ -83,10 +89,11 @@ class Trial:
 
 def strengths() -> dict[str, tuple]:
     """Method -> its strengths: five where a front is drawn, else one, at matched curvature."""
-    swept = {"rkl": 1.0, "rkl-k3": 1.0, "sft": 1.0, "dph-f": 1.0, "dph-js": 2.0}  # strength = curvature times this
-    swept |= {"dph-f+all": 1.0}
+    swept = dict.fromkeys(["rkl", "rkl-k3", "sft", "dph-f", "dph-f+all"], 1.0) | {"dph-js": 2.0}  # 1 / f''(1)
     fronts = {name: tuple(round(scale * c, 4) for c in CURVATURES) for name, scale in swept.items()}
-    single = {"grpo": None, "grpo-exp": None, "dapo": None} | dict.fromkeys(VARIANTS, 1.0) | {"dph-js-definition": 4.0}
+    fronts |= dict.fromkeys(["dph-f+balanced", "dph-f+all+pass@4"], CURVATURES[1:4])
+    single = dict.fromkeys(VARIANTS, 1.0) | {"dph-js-definition": 4.0, "dph-f+target": 0.3}
+    single |= dict.fromkeys(["grpo", "grpo-exp", "dapo", "grpo+pass@4"])
     return {name: (strength,) for name, strength in single.items()} | fronts
 
 
