@@ -177,17 +177,42 @@ def compare(base: Outcomes, trained: Outcomes, k: int) -> pd.Series:
     """
     if np.ndim(k) != 0:
         raise ValueError(f"compare takes one k at a time; got {k!r}")
-    order = np.arange(len(trained))
-    if base.problem_ids is not None and trained.problem_ids is not None:
-        if set(base.problem_ids) != set(trained.problem_ids):
-            odd = set(base.problem_ids) ^ set(trained.problem_ids)
-            raise ValueError(
-                f"base and trained must hold the same problems; {len(odd)} differ, e.g. {next(iter(odd))!r}"
-            )
-        place = {name: i for i, name in enumerate(trained.problem_ids)}
-        order = np.array([place[name] for name in base.problem_ids])
-    if len(base) != len(trained):
-        raise ValueError(f"base has {len(base)} problems and trained {len(trained)}; evaluate both on the same set")
+    order = _order(base, trained)
     b, t = pass_at_k(base.n, base.c, k), pass_at_k(trained.n, trained.c, k)[order]
     counts = {"keep": b * t, "forget": b * (1 - t), "gain": (1 - b) * t, "never": (1 - b) * (1 - t)}
     return pd.Series({name: float(value.sum()) for name, value in counts.items()})
+
+
+def crossing(base: Outcomes, trained: Outcomes, ks: Iterable[int] | None = None) -> int | None:
+    """The smallest k at which the trained model's Pass@k lies below the base model's, or None if it never does.
+
+    Args:
+        base, trained: outcomes of the same problems, matched as in `compare`.
+        ks: the k that are looked at; None: every k up to the fewest samples of a problem.
+
+    Returns:
+        k of the first crossing: 1 where the trained model is worse from the start. Of the two means, without their bands.
+
+    Raises:
+        ValueError: the two do not hold the same problems, there is no k, or a k is larger than n.
+    """
+    _order(base, trained)
+    fewest = int(min(base.n.min(), trained.n.min()))
+    ks = np.arange(1, fewest + 1) if ks is None else np.unique(whole_numbers(list(ks), "k"))
+    if len(ks) == 0:
+        raise ValueError("ks is empty; expected at least one k, or None for every k up to the fewest samples")
+    means = [pass_at_k(out.n[:, None], out.c[:, None], ks).mean(0) for out in (base, trained)]
+    below = means[1] < means[0] - 1e-12  # equal counts in another order are no crossing
+    return int(ks[np.argmax(below)]) if below.any() else None
+
+
+def _order(base: Outcomes, trained: Outcomes) -> np.ndarray:
+    """Places in `trained` of the problems of `base`, in its order; `ValueError` where they are not the same problems."""
+    if len(base) != len(trained):
+        raise ValueError(f"base has {len(base)} problems and trained {len(trained)}; evaluate both on the same set")
+    if base.problem_ids is None or trained.problem_ids is None:
+        return np.arange(len(trained))
+    if odd := set(base.problem_ids) ^ set(trained.problem_ids):
+        raise ValueError(f"base and trained must hold the same problems; {len(odd)} differ, e.g. {next(iter(odd))!r}")
+    place = {name: i for i, name in enumerate(trained.problem_ids)}
+    return np.array([place[name] for name in base.problem_ids])

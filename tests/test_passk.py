@@ -110,6 +110,35 @@ def test_compare_matches_problems_by_id():
         passk.compare(base, Outcomes.from_counts(4, [1]), k=1)
 
 
+def test_crossing_is_the_first_k_below_base():
+    base, trained = Outcomes.from_counts(8, [1, 1, 8]), Outcomes.from_counts(8, [4, 0, 8])
+    curves = [out.pass_at_k(range(1, 9))["mean"].to_numpy() for out in (base, trained)]
+    first = int(np.argmax(curves[1] < curves[0])) + 1
+    assert 1 < first < 8
+    assert passk.crossing(base, trained) == first
+    assert passk.crossing(base, trained, ks=[8, first - 1]) == 8
+    assert passk.crossing(base, trained, ks=range(1, first)) is None
+    assert passk.crossing(trained, base) == 1
+
+
+def test_a_model_does_not_cross_itself_whatever_the_order():
+    base = Outcomes.from_counts(7, [0, 1, 2, 3, 5, 6], problem_ids="abcdef")
+    assert passk.crossing(base, base) is None
+    assert passk.crossing(base, Outcomes.from_counts(7, base.c[::-1], problem_ids="fedcba")) is None
+
+
+@pytest.mark.parametrize(("trained", "ks", "said"), [
+    (Outcomes.from_counts(4, [1]), None, "same set"),
+    (Outcomes.from_counts(4, [1, 1], problem_ids="ac"), None, "same problems"),
+    (Outcomes.from_counts(4, [1, 1]), [], "ks is empty"),
+    (Outcomes.from_counts(4, [1, 1]), [1, 8], "draw more"),
+    (Outcomes.from_counts(4, [1, 1]), [1.5], "whole numbers"),
+])  # fmt: skip
+def test_crossing_refuses_what_cannot_be_compared(trained, ks, said):
+    with pytest.raises(ValueError, match=said):
+        passk.crossing(Outcomes.from_counts(4, [2, 2], problem_ids="ab"), trained, ks)
+
+
 @pytest.mark.parametrize("make", [
     lambda: Outcomes([0.3, 0.4]),
     lambda: Outcomes(np.zeros((0, 3), bool)),
