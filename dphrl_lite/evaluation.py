@@ -94,7 +94,9 @@ def outcomes(
     """
     samples, *greedy = _draw(policy, problems, config, out, progress)
     table = presampling.counts(samples).rename(columns={"problem_id": "problem"})
-    surprise = samples.groupby("problem_id", sort=False)["logp"].apply(lambda logps: -np.concatenate(list(logps)).mean())
+    surprise = samples.groupby("problem_id", sort=False)["logp"].apply(
+        lambda logps: -np.concatenate(list(logps)).mean()
+    )
     table["entropy"] = surprise.to_numpy()
     if greedy:
         table["greedy"] = greedy[0]["correct"].astype(bool)  # both tables are in the problems' order

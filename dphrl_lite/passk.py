@@ -3,9 +3,12 @@
 Source of the estimator: Chen et al. 2021, "Evaluating Large Language Models Trained on Code" (arXiv 2107.03374), eq. 1.
 """
 
+import io
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -39,6 +42,58 @@ def pass_at_k(n, c, k) -> np.ndarray | float:
         factor = np.clip(n - c - i, 0, None) / np.maximum(n - i, 1)
         none_correct = np.where(i < k, none_correct * factor, none_correct)
     return (1.0 - none_correct)[()]
+
+
+def with_replacement(n, c, k) -> np.ndarray | float:
+    """The plug-in Pass@k = 1 - (1 - c/n)^k, as if the k were drawn from the n samples with replacement: too low on average.
+
+    1 - (1 - p)^k is concave in p, so that its mean over the noise of c/n lies below its value at p. Arguments, result and
+    errors as `pass_at_k`.
+    """
+    pass_at_k(n, c, k)  # refuses what is impossible
+    return 1.0 - (1.0 - np.asarray(c) / np.asarray(n)) ** np.asarray(k)
+
+
+def estimator_errors(rates, n: int, ks: Iterable[int]) -> pd.DataFrame:
+    """Bias and standard deviation of three estimators of mean Pass@k where the truth is known. Exact: nothing is drawn.
+
+    "unbiased" is `pass_at_k`, "with replacement" the plug-in, "first k" asks whether any of the first k samples is right.
+
+    Args:
+        rates: true chance of a right answer, per problem.
+        n: samples of each problem; c of them are right, binomially.
+        ks: each at most n.
+
+    Returns:
+        Table with k, estimator, truth, bias (expected value minus truth) and std, all of the mean over the problems.
+
+    Raises:
+        ValueError: a rate is no probability, or a k is larger than n.
+    """
+    rates, ks = np.ravel(np.asarray(rates, dtype=float)), list(ks)
+    if len(rates) == 0 or not ((rates >= 0) & (rates <= 1)).all():
+        raise ValueError(f"rates must hold chances between 0 and 1, one per problem; got {rates}")
+    c, rows = np.arange(n + 1), []
+    chance = _binomial(rates[:, None], n, c)
+    for k in ks:
+        truth = 1 - (1 - rates) ** k
+        for name, estimate in (("unbiased", pass_at_k), ("with replacement", with_replacement)):
+            value = estimate(n, c, k)
+            mean, square = chance @ value, chance @ value**2
+            rows.append((k, name, truth.mean(), (mean - truth).mean(), _std_of_mean(square - mean**2)))
+        rows.append((k, "first k", truth.mean(), 0.0, _std_of_mean(truth * (1 - truth))))
+    return pd.DataFrame(rows, columns=["k", "estimator", "truth", "bias", "std"])
+
+
+def _binomial(p: np.ndarray, n: int, c: np.ndarray) -> np.ndarray:
+    """Chance of c right ones of n, by logarithms: large n do not overflow."""
+    ways = np.array([math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in c])
+    logs = (np.log(np.clip(x, 1e-300, 1)) for x in (p, 1 - p))
+    return np.exp(ways + c * next(logs) + (n - c) * next(logs))
+
+
+def _std_of_mean(variances: np.ndarray) -> float:
+    return float(np.sqrt(np.clip(variances, 0, None).sum()) / len(variances))
 
 
 def whole_numbers(x, name: str) -> np.ndarray:
@@ -216,3 +271,96 @@ def _order(base: Outcomes, trained: Outcomes) -> np.ndarray:
         raise ValueError(f"base and trained must hold the same problems; {len(odd)} differ, e.g. {next(iter(odd))!r}")
     place = {name: i for i, name in enumerate(trained.problem_ids)}
     return np.array([place[name] for name in base.problem_ids])
+
+
+# ---- anyone's counts -------------------------------------------------------------------------------------------------
+
+_WANTED = (
+    "expected a table with the columns n (answers drawn) and c (right ones), one row per problem and model, and if there "
+    "are several also problem and model (or method, strength, seed); optional: family, distinct"
+)
+
+
+def read_counts(source: str | Path | bytes) -> pd.DataFrame:
+    """A table of counts, whoever made it: CSV, JSON lines or Parquet, told apart by their content.
+
+    Args:
+        source: a file; its bytes; or a folder, of which all `*.parquet` are read.
+
+    Returns:
+        Table with model, family, problem, n, c, and distinct where it is given. Runs of one method at several strengths or
+        seeds are models of their own. Without a column `problem`, problems are numbered by their place.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no `*.parquet` in the folder.
+        ValueError: not a table, columns are missing, or rows are impossible; the message says which and why.
+    """
+    table = _parsed(source).rename(columns=lambda name: str(name).strip())
+    if missing := {"n", "c"} - set(table):
+        raise ValueError(f"no column {' and no column '.join(sorted(missing))} among {list(table)}: {_WANTED}")
+    if table.empty:
+        raise ValueError(f"the table has no rows: {_WANTED}")
+    numbers = {name: _whole_column(table, name) for name in ("n", "c", "distinct") if name in table}
+    found = pd.DataFrame({"model": _model_names(table), "family": table.get("family", pd.Series("", table.index))})
+    found = found.astype(str).assign(problem=table.get("problem"), **numbers)
+    groups = ["model", "family"]
+    found["problem"] = (found.groupby(groups).cumcount() if "problem" not in table else found["problem"]).astype(str)
+    _refuse(found, found["n"] < 1, "n = 0: expected at least one answer to each problem")
+    _refuse(found, found["c"] > found["n"], "c is larger than n: more right answers than were drawn")
+    _refuse(
+        found,
+        found.duplicated([*groups, "problem"]),
+        "its problem stands there before, for the same model: expected one row each; name the runs in model or seed",
+    )
+    return found[[*groups, "problem", *numbers]]
+
+
+def _parsed(source: str | Path | bytes) -> pd.DataFrame:
+    if not isinstance(source, bytes):
+        paths = sorted(Path(source).glob("*.parquet")) if Path(source).is_dir() else [Path(source)]
+        if not paths or not paths[0].is_file():
+            raise FileNotFoundError(
+                f"no table at {source}: expected a CSV, JSON lines or Parquet file, or a folder of Parquet"
+            )
+        return pd.concat([_parsed(path.read_bytes()) for path in paths], ignore_index=True)
+    stream, head = io.BytesIO(source), source.lstrip()[:1]
+    first = source.split(b"\n", 1)[0]
+    try:
+        if source[:4] == b"PAR1":
+            return pd.read_parquet(stream)
+        if head in (b"{", b"["):
+            return pd.read_json(stream, lines=head == b"{")
+        return pd.read_csv(stream, sep=max(",;\t", key=lambda sep: first.count(sep.encode())))
+    except (ValueError, OSError) as error:  # pandas' and Arrow's own errors are ValueErrors or OSErrors
+        raise ValueError(f"this is neither CSV nor JSON lines nor Parquet ({error}): {_WANTED}") from error
+
+
+def _whole_column(table: pd.DataFrame, name: str) -> pd.Series:
+    numbers = pd.to_numeric(table[name], errors="coerce")
+    _refuse(table, ~((numbers >= 0) & (numbers % 1 == 0)), f"{name} must be a whole number >= 0")
+    return numbers.astype("int64")
+
+
+def _refuse(table: pd.DataFrame, bad: pd.Series, why: str):
+    if bad.any():
+        place = int(np.argmax(bad))
+        row = ", ".join(f"{name} {table[name].iloc[place]}" for name in ("model", "problem", "n", "c") if name in table)
+        raise ValueError(f"{bad.sum()} of {len(table)} rows are wrong, the first is row {place + 1} ({row}): {why}")
+
+
+def _model_names(table: pd.DataFrame) -> pd.Series:
+    """`model` or `method`, with the strength and the seed where one of them has several."""
+    name = table.get("model", table.get("method", pd.Series("model", table.index))).astype(str)
+    for column, word in (("strength", " at "), ("seed", ", seed ")):
+        if column in table:
+            several = table[column].groupby(name).transform("nunique") > 1
+            name = name.where(~several, name + word + table[column].astype(str))
+    return name
+
+
+def by_model(counts: pd.DataFrame, family: str | None = None) -> dict[str, Outcomes]:
+    """Model -> `Outcomes` of a table from `read_counts`, of one family of problems or of all."""
+    part = counts if family is None else counts[counts["family"] == family]
+    names = part["family"] + "/" + part["problem"]
+    groups = part.assign(name=names).groupby("model", sort=False)
+    return {model: Outcomes.from_counts(rows["n"], rows["c"], rows["name"]) for model, rows in groups}

@@ -6,6 +6,7 @@ from itertools import combinations
 from math import comb
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -153,3 +154,125 @@ def test_crossing_refuses_what_cannot_be_compared(trained, ks, said):
 def test_bad_outcomes_are_refused(make):
     with pytest.raises(ValueError, match=r"must|need|more correct"):
         make()
+
+
+# ---- estimators side by side --------------------------------------------------------------------------------------------
+
+
+def test_with_replacement_is_the_plug_in():
+    assert passk.with_replacement(4, 1, 2) == pytest.approx(7 / 16)
+    assert passk.with_replacement(8, [0, 4, 8], 3).tolist() == pytest.approx([0, 7 / 8, 1])
+    with pytest.raises(ValueError, match="draw more"):
+        passk.with_replacement(4, 1, 5)
+
+
+def test_errors_of_the_estimators_are_those_of_drawing():
+    rates, n, ks = np.array([0.05, 0.4]), 6, [1, 3, 6]
+    found = passk.estimator_errors(rates, n, ks).set_index(["k", "estimator"])
+    drawn = np.random.default_rng(0).random((40_000, len(rates), n)) < rates[:, None]
+    c = drawn.sum(-1)
+    for k in ks:
+        estimates = {
+            "unbiased": passk.pass_at_k(n, c, k),
+            "with replacement": passk.with_replacement(n, c, k),
+            "first k": drawn[..., :k].any(-1),
+        }
+        truth = (1 - (1 - rates) ** k).mean()
+        for name, values in estimates.items():
+            row, means = found.loc[k, name], values.mean(1)
+            assert row["truth"] == pytest.approx(truth)
+            assert row["bias"] == pytest.approx(means.mean() - truth, abs=0.006)
+            assert row["std"] == pytest.approx(means.std(), rel=0.03)
+
+
+def test_only_sampling_with_replacement_is_biased():
+    found = passk.estimator_errors([0.0, 0.02, 0.3, 1.0], 64, [1, 2, 64]).set_index(["estimator", "k"])
+    assert np.allclose(found.loc["unbiased", "bias"], 0, atol=1e-12)
+    assert np.allclose(found.loc["with replacement", "bias"].loc[1], 0, atol=1e-12)
+    assert (found.loc["with replacement", "bias"].loc[2:] < -1e-5).all()
+    assert (found.loc["unbiased", "std"] <= found.loc["first k", "std"] + 1e-12).all()
+    large = passk.estimator_errors([0.001, 1.0], 5000, [5000]).set_index("estimator")
+    assert large.loc["unbiased", "bias"] == pytest.approx(0, abs=1e-9)
+
+
+def test_estimator_errors_refuse_what_is_no_chance():
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        passk.estimator_errors([0.5, 1.2], 8, [1])
+    with pytest.raises(ValueError, match="draw more"):
+        passk.estimator_errors([0.5], 8, [9])
+
+
+# ---- anyone's counts ----------------------------------------------------------------------------------------------------
+
+TABLE = pd.DataFrame(
+    {"model": ["a", "a", "b", "b"], "problem": ["x", "y", "y", "x"], "n": [8, 4, 8, 8], "c": [3, 0, 8, 1]}
+)
+
+
+def as_bytes(table, kind):
+    if kind == "parquet":
+        return table.to_parquet(index=False)
+    if kind.startswith("json"):
+        return table.to_json(orient="records", lines=kind == "jsonl").encode()
+    return table.to_csv(index=False, sep={"csv": ",", "excel": ";", "tsv": "\t"}[kind]).encode()
+
+
+@pytest.mark.parametrize("kind", ["csv", "excel", "tsv", "jsonl", "json", "parquet"])
+def test_counts_are_read_whatever_the_format(kind, tmp_path):
+    path = tmp_path / "table.dat"
+    path.write_bytes(as_bytes(TABLE, kind))
+    for source in (path, str(path), path.read_bytes()):
+        found = passk.read_counts(source)
+        assert found[list(TABLE)].to_dict("list") == TABLE.to_dict("list")
+    out = passk.by_model(found)
+    assert list(out) == ["a", "b"]
+    assert (
+        passk.compare(out["a"], out["b"], 1).to_dict()
+        == passk.compare(Outcomes.from_counts([8, 4], [3, 0]), Outcomes.from_counts([8, 8], [1, 8]), 1).to_dict()
+    )
+
+
+def test_two_columns_suffice_and_a_byte_order_mark_does_no_harm():
+    found = passk.read_counts(b"\xef\xbb\xbfn,c\n8,3\n8,0\n")
+    assert found["problem"].tolist() == ["0", "1"]
+    assert passk.by_model(found)["model"].c.tolist() == [3, 0]
+
+
+def test_runs_of_a_method_are_told_apart_and_families_kept(tmp_path):
+    run = {"method": ["base", "grpo", "grpo", "dph-f", "dph-f"], "seed": [0, 0, 1, 0, 0]}
+    run |= {"strength": [None, None, None, 0.1, 1.0], "problem": "p", "n": 4, "c": 1, "distinct": 1}
+    for family in ("cd3", "cd4"):
+        pd.DataFrame(run).assign(family=family).to_parquet(tmp_path / f"{family}.parquet")
+    found = passk.read_counts(tmp_path)
+    models = ["base", "grpo, seed 0", "grpo, seed 1", "dph-f at 0.1", "dph-f at 1.0"]
+    assert list(passk.by_model(found)) == models
+    assert len(passk.by_model(found)["base"]) == 2
+    assert passk.by_model(found, "cd4")["base"].problem_ids == ("cd4/p",)
+    assert found["distinct"].tolist() == [1] * 10
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    (b"", "neither CSV nor JSON lines nor Parquet"),
+    (b"PAR1 cut short", "neither CSV nor JSON lines nor Parquet"),
+    (b'{"n": 8, "c": ', "neither CSV nor JSON lines nor Parquet"),
+    (b"\xff\xfe\x00n,c", "neither CSV nor JSON lines nor Parquet"),
+    (b"n,right\n8,3\n", r"no column c among \['n', 'right'\]: expected a table"),
+    (b"drawn,right\n8,3\n", "no column c and no column n"),
+    (b"n,c\n", "no rows"),
+    (b"n,c\n8,3\n8,9\n", r"1 of 2 rows are wrong, the first is row 2 \\(.*c 9\\): c is larger than n"),
+    (b"n,c\n8,2.5\n", "c must be a whole number >= 0"),
+    (b"n,c\n8,many\n", "c must be a whole number >= 0"),
+    (b"n,c\n8,\n", "c must be a whole number >= 0"),
+    (b"n,c\n-8,-9\n", "n must be a whole number >= 0"),
+    (b"n,c\n0,0\n", "at least one answer"),
+    (b"problem,n,c\nx,8,1\nx,8,2\n", "its problem stands there before"),
+])  # fmt: skip
+def test_tables_that_are_no_counts_are_refused_in_words(text, said):
+    with pytest.raises(ValueError, match=said):
+        passk.read_counts(text)
+
+
+def test_no_table_at_a_path(tmp_path):
+    for path in (tmp_path, tmp_path / "none.csv"):
+        with pytest.raises(FileNotFoundError, match="no table at"):
+            passk.read_counts(path)

@@ -187,13 +187,13 @@ def rows(index: int) -> dict[str, list[tuple]]:
     size = int(rng.integers(14, 22))
     stored = {column: [spelling(index)(word) for word in VALUES[column]] for column in (s.category, s.tag)}
     columns = [rng.choice(stored[s.category], size), *(rng.choice(99, size, replace=False) + 1 for _ in range(2))]
-    first = [(i + 1, f"{s.a}-{i + 1}", str(c), int(x), int(y)) for i, (c, x, y) in enumerate(zip(*columns, strict=True))]
+    first = [
+        (i + 1, f"{s.a}-{i + 1}", str(c), int(x), int(y)) for i, (c, x, y) in enumerate(zip(*columns, strict=True))
+    ]
     owners = rng.choice(size, size - 4, replace=False) + 1  # some have none
     tags, amounts = rng.choice(stored[s.tag], 2 * size), rng.integers(1, 100, 2 * size)
     links = rng.choice(owners, 2 * size)
-    second = [
-        (i + 1, int(o), str(t), int(x)) for i, (o, t, x) in enumerate(zip(links, tags, amounts, strict=True))
-    ]
+    second = [(i + 1, int(o), str(t), int(x)) for i, (o, t, x) in enumerate(zip(links, tags, amounts, strict=True))]
     return {s.a: first, s.b: second}
 
 
