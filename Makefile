@@ -32,7 +32,7 @@ NO_NEWS := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test lint format doctor constraints clean again
+.PHONY: help lab test frontier class lint format doctor constraints clean again
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -100,6 +100,12 @@ lint: $(INSTALLED) ## check style (stages 1 and 3 of make test)
 format: $(INSTALLED) ## put style right and strip the notebooks' outputs
 	@$(RUN) -m ruff check --fix --exit-zero --quiet . && $(RUN) -m ruff format . && $(RUN) -m nbstripout --keep-id $(NOTEBOOKS)
 	@$(RUN) -m ruff check .
+
+frontier: $(INSTALLED) ## run what runs/frontier lacks of the big sweep, MINUTES=60 at a time, and print what it says
+	@$(RUN) -m dphrl_lite.cli experiment frontier --out runs/frontier $(if $(MINUTES),--minutes $(MINUTES))
+
+class: $(INSTALLED) ## five runs of the sweep for a class, in runs/class
+	@$(RUN) -m dphrl_lite.cli experiment frontier-class --out runs/class
 
 doctor: $(INSTALLED) ## say what this machine can run, and why
 	@$(RUN) -m dphrl_lite.cli doctor

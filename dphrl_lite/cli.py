@@ -31,25 +31,41 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 
 
 def run_experiment(arguments: argparse.Namespace) -> int:
-    """Print Pass@k of a shipped comparison, or run one into a folder; what is there already is read."""
+    """Print what a shipped comparison found, or run one into a folder; what is there already is read."""
     from dphrl_lite import experiments
 
-    run, shipped = experiments.EXPERIMENTS[arguments.name]
-    asked = {k: getattr(arguments, k) for k in ("steps", "seeds") if getattr(arguments, k) is not None}
+    experiment = experiments.EXPERIMENTS[arguments.name]
+    asked = {name: getattr(arguments, name) for name in FLAGS if getattr(arguments, name) is not None}
+    if foreign := sorted(set(asked) - set(experiment.flags)):
+        raise ValueError(f"{arguments.name} has no setting {', '.join(foreign)}; it has {', '.join(experiment.flags)}")
     if asked and not arguments.out:
         raise ValueError(f"{', '.join(asked)} decide a new comparison: give it a folder with --out")
-    table = run(arguments.out, **asked) if arguments.out else experiments.read_outcomes(shipped)
-    print(experiments.summary(table).round(3).to_string())
+    if not (arguments.out or experiment.shipped):
+        raise ValueError(f"no runs of {arguments.name} are shipped: give it a folder with --out, and it is run there")
+    if arguments.out:
+        experiment.run(arguments.out, **asked)
+    print(experiment.report(arguments.out or experiment.shipped))
     return 0
+
+
+FLAGS = {
+    "steps": {"type": int, "help": "training steps of each run (60; 15)"},
+    "seeds": {"type": int, "nargs": "+", "help": "training seeds (0 1 2; 0; 0 1 2 3 4)"},
+    "domains": {"nargs": "+", "help": "of the frontier: countdown, sql (both)"},
+    "methods": {"nargs": "+", "help": "of the frontier (all)"},
+    "minutes": {"type": float, "help": "begin no run after so many; the same command goes on (no limit)"},
+    "processes": {"type": int, "help": "runs at once (one per core)"},
+}
 
 
 def add_experiment_arguments(parser: argparse.ArgumentParser):
     """The flags of `dphrl experiment`."""
-    what = "first-look: the tiny model on countdown; multiplication: the small language model. Base, GRPO and DPH-JS"
-    parser.add_argument("name", choices=["first-look", "multiplication"], help=what)
+    what = "first-look: the tiny model on countdown; multiplication: the small language model; base, GRPO and DPH-JS. "
+    what += "frontier: every method and strength on countdown and SQL; frontier-class: five of those runs"
+    parser.add_argument("name", choices=["first-look", "multiplication", "frontier", "frontier-class"], help=what)
     parser.add_argument("--out", help="folder in which everything is run (default: read the shipped outcomes)")
-    parser.add_argument("--steps", type=int, help="training steps of each run (60; 15)")
-    parser.add_argument("--seeds", type=int, nargs="+", help="training seeds (0 1 2; 0)")
+    for name, flag in FLAGS.items():
+        parser.add_argument(f"--{name}", **flag)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from dphrl_lite import evaluation, models, presampling, settings, tasks, training
+from dphrl_lite import conclusions, evaluation, frontier, models, presampling, settings, tasks, training
 from dphrl_lite.checkpoint import claim, weights_digest, write_whole
 from dphrl_lite.evaluation import COLUMNS, EvaluateConfig, ProblemSet
 from dphrl_lite.models import DATA, Policy
@@ -243,9 +243,6 @@ def _once(path: Path, compute) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
-EXPERIMENTS = {"first-look": (first_look, FIRST_LOOK), "multiplication": (multiplication, MULTIPLICATION)}
-
-
 def read_outcomes(folder: str | Path = FIRST_LOOK) -> pd.DataFrame:
     """All outcomes tables of a folder as one. Raises `FileNotFoundError` where there are none."""
     rank = {name: i for i, name in enumerate(["base", *METHODS])}
@@ -256,3 +253,30 @@ def read_outcomes(folder: str | Path = FIRST_LOOK) -> pd.DataFrame:
             f"no outcomes (*.parquet) in {folder}; run notebook 06, or `dphrl experiment first-look`"
         )
     return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`run(out, **flags)` runs into a folder what is missing there; `report(folder)` says in text what was found."""
+
+    run: Callable
+    shipped: Path | None
+    report: Callable[[str | Path], str]
+    flags: tuple[str, ...]
+
+
+def _summary(folder: str | Path) -> str:
+    return summary(read_outcomes(folder)).round(3).to_string()
+
+
+def _conclusions(folder: str | Path) -> str:
+    return conclusions.report(*frontier.read(folder))
+
+
+_CHUNKS = ("minutes", "processes")
+EXPERIMENTS = {
+    "first-look": Experiment(first_look, FIRST_LOOK, _summary, ("steps", "seeds")),
+    "multiplication": Experiment(multiplication, MULTIPLICATION, _summary, ("steps", "seeds")),
+    "frontier": Experiment(frontier.run, frontier.FRONTIER, _conclusions, ("seeds", "domains", "methods", *_CHUNKS)),
+    "frontier-class": Experiment(frontier.run_class, None, _conclusions, _CHUNKS),
+}

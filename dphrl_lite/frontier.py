@@ -1,15 +1,15 @@
-"""The frontier: every method, strength and seed on both miniatures, and what may be concluded from the outcomes.
+"""The frontier: every method, strength and seed on both miniatures.
 
 A *trial* trains the tiny model in one domain with one method, strength and seed, and evaluates it on problems that no
 training saw. Trials are independent: they run in any order, in several processes, in chunks of any length, and each is
-written whole or not at all. Everything from `read` on needs the tables alone.
-
-Strengths are chosen on the validation problems by `RULE`, and reported on the test problems.
+written whole or not at all. What may be concluded from the outcomes: `conclusions`.
 """
 
 import itertools
 import json
 import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,16 +22,15 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from dphrl_lite import checkpoint, evaluation, models, presampling, tasks, training
+from dphrl_lite.errors import lookup
 from dphrl_lite.evaluation import COLUMNS, EvaluateConfig, ProblemSet
 from dphrl_lite.models import DATA
-from dphrl_lite.passk import pass_at_k
 from dphrl_lite.tasks import Problem, Task, countdown, minisql
 
 FRONTIER = DATA / "frontier"
 SEEDS, THRESHOLD = (0, 1, 2, 3, 4), 6
 CURVATURES = (0.03, 0.1, 0.3, 1.0, 3.0)  # eta f''(1): equal values are the fair first comparison of divergences
 SQL = tuple(minisql.FORMS)
-RUN = ["domain", "split", "method", "strength", "seed"]
 TRAINED = {"countdown": {"cd3": 400, "cd4": 400}, "sql": dict.fromkeys(SQL, 96)}  # problems of each family
 SETTINGS = {"countdown": {"steps": 60}, "sql": {"steps": 40, "learning_rate": 3e-4}}  # of training, beyond its defaults
 HELD_OUT = {
@@ -102,6 +101,13 @@ def trials(domains: Sequence[str] = tuple(TRAINED), methods=None, seeds: Sequenc
     chosen = {name: values for name, values in strengths().items() if methods is None or name in methods}
     named = [(name, value) for name, values in chosen.items() for value in values]
     return [Trial(where, *name, seed) for seed, where, name in itertools.product(seeds, domains, named)]
+
+
+# for a class: five methods at one strength, one seed
+CLASS = [
+    Trial("countdown", name, strength, 0)
+    for name, strength in {"grpo": None, "rkl": 0.3, "sft": 0.3, "dph-f": 0.3, "dph-js": 0.6}.items()
+]
 
 
 # ---- one trial -------------------------------------------------------------------------------------------------------
@@ -203,7 +209,7 @@ def sweep(
     wanted = [Trial(domain, "base", None, 0) for domain in domains] + list(wanted)
     missing = [trial for trial in wanted if not _outcomes(folder, trial).is_file()]
     bar = tqdm(total=len(wanted), initial=len(wanted) - len(missing), desc="frontier", unit="run")
-    with bar, ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    with bar, ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         begun = [pool.submit(_in_time, trial, folder, until) for trial in missing]
         try:
             for done in as_completed(begun):
@@ -212,6 +218,11 @@ def sweep(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return sum(not _outcomes(folder, trial).is_file() for trial in wanted)
+
+
+def _end_with_parent():
+    """A killed sweep must not leave processes that go on in secret."""
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 def _in_time(trial: Trial, folder: Path, until: float) -> bool:
@@ -225,111 +236,41 @@ def _outcomes(folder: Path, trial: Trial) -> Path:
     return folder / f"{trial.name}.parquet"
 
 
-def collect(folder: str | Path, out: str | Path = FRONTIER):
-    """Put the outcomes and costs of a sweep's trials into two Parquet files, with its manifest: what is shipped."""
-    folder, out = Path(folder), Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+def run(out: str | Path, seeds: Sequence[int] = SEEDS, domains=None, methods=None, minutes=None, processes=None) -> int:
+    """Run what `out` lacks of the sweep, for so many minutes, and collect what is there. Returns how many runs are missing."""
+    for method in methods or ():
+        lookup(strengths(), "method of the frontier", method)
+    for domain in domains or ():
+        lookup(TRAINED, "domain", domain)
+    left = sweep(trials(domains or tuple(TRAINED), methods, seeds), out, minutes, processes)
+    collect(out)
+    return left
+
+
+def run_class(out: str | Path, minutes=None, processes=None) -> int:
+    """The class version: `CLASS` alone."""
+    left = sweep(CLASS, out, minutes, processes)
+    collect(out)
+    return left
+
+
+def collect(folder: str | Path):
+    """Put the outcomes and costs of a sweep's trials into `outcomes.parquet` and `runs.parquet` beside them."""
+    folder = Path(folder)
     paths = sorted(folder.glob("*-seed*.parquet"))
     table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
     runs = pd.DataFrame([json.loads(path.with_suffix(".json").read_text()) for path in paths])
     small = {"n": "int16", "c": "int16", "distinct": "int16", "seed": "int8"} | dict.fromkeys(COLUMNS[:4], "category")
-    frames = {"outcomes": table.astype(small | {"problem": "category"}), "runs": runs}
-    for name, frame in frames.items():
-        checkpoint.write_whole(
-            out / f"{name}.parquet", lambda path, f=frame: f.to_parquet(path, index=False, compression="zstd")
-        )
-    manifest = (folder / checkpoint.MANIFEST).read_bytes()
-    checkpoint.write_whole(out / checkpoint.MANIFEST, lambda path: path.write_bytes(manifest))
-
-
-# ---- what may be concluded -------------------------------------------------------------------------------------------
+    for name, frame in {"outcomes": table.astype(small | {"problem": "category"}), "runs": runs}.items():
+        write = lambda path, frame=frame: frame.to_parquet(path, index=False, compression="zstd")
+        checkpoint.write_whole(folder / f"{name}.parquet", write)
 
 
 def read(folder: str | Path = FRONTIER) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The outcomes and the costs that `collect` wrote. Raises `FileNotFoundError` where there are none."""
+    """The outcomes and the costs of a sweep's runs. Raises `FileNotFoundError` where there are none."""
     folder = Path(folder)
     if not (folder / "outcomes.parquet").is_file():
-        raise FileNotFoundError(f"no outcomes.parquet in {folder}; run `dphrl experiment frontier` first")
+        raise FileNotFoundError(
+            f"no outcomes.parquet in {folder}; run `dphrl experiment frontier --out {folder}` first"
+        )
     return tuple(pd.read_parquet(folder / f"{name}.parquet") for name in ("outcomes", "runs"))
-
-
-def run_scores(table: pd.DataFrame, ks: Sequence[int] = (1, 4, 8, 16, 64)) -> pd.DataFrame:
-    """Pass@k and distinct right answers of every run and split, means over problems; NaN where fewer than k were drawn.
-
-    Index: domain, split, method, strength, seed.
-    """
-    scored = table[[*RUN, "distinct"]].assign(**{f"Pass@{k}": _pass_at_k(table, k) for k in ks})
-    return scored.groupby(RUN, observed=True, dropna=False, sort=False).mean()
-
-
-def _pass_at_k(table: pd.DataFrame, k: int) -> np.ndarray:
-    n = table["n"].to_numpy()
-    return np.where(n >= k, pass_at_k(n, table["c"], np.minimum(k, n)), np.nan)
-
-
-def chosen(scores: pd.DataFrame) -> pd.DataFrame:
-    """The strength of each method in each domain by `RULE`: domain, method, strength."""
-    validation = scores.xs("validation", level="split")
-    merit = (validation["Pass@1"] + validation["Pass@64"]).groupby(RUN[:1] + RUN[2:4], observed=True, dropna=False)
-    best = merit.mean().rename("merit").reset_index().sort_values("merit", ascending=False, kind="stable")
-    return best.drop_duplicates(["domain", "method"])[["domain", "method", "strength"]].reset_index(drop=True)
-
-
-def matched(
-    table: pd.DataFrame,
-    domain: str,
-    first: str,
-    second: str,
-    k: int = 64,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-) -> dict:
-    """Pass@k of `first` minus that of `second` where both have the same Pass@1, on the test problems.
-
-    Each method's strengths, averaged over seeds and joined by straight lines, are its front. The difference is averaged over
-    the Pass@1 that both fronts reach. The band comes from drawing seeds and problems again, the same for both.
-
-    Returns:
-        difference, low, high, and `from_` and `to`, the Pass@1 compared; NaN where the fronts share none.
-    """
-    grids = [_grid(table, domain, method, k) for method in (first, second)]
-    seeds, problems = grids[0].shape[1], grids[0].shape[3]
-    if grids[1].shape[1] != seeds:
-        raise ValueError(f"{first} has {seeds} seeds and {second} {grids[1].shape[1]}; run the same ones of both")
-    rng, every = np.random.default_rng(0), (np.arange(seeds), np.arange(problems))
-    found, low, high = _between(*(_front(grid, *every) for grid in grids))
-    drawn = []
-    for _ in range(resamples):
-        again = rng.integers(seeds, size=seeds), rng.integers(problems, size=problems)
-        drawn.append(_between(*(_front(grid, *again) for grid in grids))[0])
-    band = (
-        np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-        if np.isfinite(drawn).any()
-        else [np.nan] * 2
-    )
-    return {"difference": found, "low": band[0], "high": band[1], "from_": low, "to": high}
-
-
-def _grid(table: pd.DataFrame, domain: str, method: str, k: int) -> np.ndarray:
-    """`[2, seeds, strengths, problems]`: Pass@1 and Pass@k of a method's runs."""
-    part = table[(table["domain"] == domain) & (table["split"] == "test") & (table["method"] == method)]
-    if part.empty:
-        raise ValueError(f"no runs of {method!r} in {domain!r}; there are {sorted(set(table['method']))}")
-    part = part.assign(one=_pass_at_k(part, 1), many=_pass_at_k(part, k)).sort_values(["seed", "strength", "problem"])
-    shape = part["seed"].nunique(), part["strength"].nunique(), part["problem"].nunique()
-    return part[["one", "many"]].to_numpy().T.reshape(2, *shape)
-
-
-def _front(grid: np.ndarray, seeds: np.ndarray, problems: np.ndarray) -> np.ndarray:
-    """`[2, strengths]`: the means over the drawn seeds and problems, by rising Pass@1."""
-    front = grid[:, seeds].mean(1)[..., problems].mean(-1)
-    return front[:, front[0].argsort()]
-
-
-def _between(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
-    """The mean height of one front above another where they overlap, and the overlap's ends."""
-    low, high = max(first[0, 0], second[0, 0]), min(first[0, -1], second[0, -1])
-    if low > high:
-        return np.nan, np.nan, np.nan
-    at = np.linspace(low, high, 21)
-    return float(np.mean(np.interp(at, *first) - np.interp(at, *second))), low, high

@@ -198,7 +198,7 @@ class Outcomes:
         if not enough.any():
             raise ValueError(f"no problem has k = {k} samples; the most drawn is {self.n.max()}")
         values = pass_at_k(self.n[enough], self.c[enough], k)
-        means = values @ _bootstrap_weights(len(values), resamples, seed)
+        means = values @ bootstrap_weights(len(values), resamples, seed)
         low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
         return k, values.mean(), low, high, len(values), int((~enough).sum())
 
@@ -211,7 +211,7 @@ class Outcomes:
 
 
 @lru_cache(maxsize=4)
-def _bootstrap_weights(problems: int, resamples: int, seed: int) -> np.ndarray:
+def bootstrap_weights(problems: int, resamples: int, seed: int) -> np.ndarray:
     """`[problems, resamples]`: the share of a resample that each problem makes up. Kept, because every k uses the same."""
     counts = np.random.default_rng(seed).multinomial(problems, np.full(problems, 1 / problems), size=resamples)
     return counts.T / problems

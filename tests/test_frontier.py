@@ -1,27 +1,31 @@
-"""The sweep's trials and problems are what was written down, and conclusions are right where the answer is known."""
+"""The sweep's trials and problems are what was written down, and a sweep goes on where it was stopped."""
+
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from dphrl_lite import frontier
-from dphrl_lite.frontier import HELD_OUT, TRAIN, chosen, matched, run_scores, strengths, trials
+from dphrl_lite import evaluation, frontier
+from dphrl_lite.checkpoint import OtherRunError
+from dphrl_lite.frontier import CLASS, HELD_OUT, IDEAS, TRAINED, Trial, strengths, trials
 
 
 def test_about_three_hundred_different_trials_seed_by_seed():
     every = trials()
-    assert len({trial.name for trial in every}) == len(every) == 2 * 5 * (5 * 5 + 7)
+    paper = [trial for trial in every if trial.method not in IDEAS]
+    assert len({trial.name for trial in every}) == len(every) and len(paper) == 2 * 5 * (5 * 5 + 7)
+    assert set(CLASS) < set(every) and len(CLASS) == 5
     assert [trial.seed for trial in every] == sorted(trial.seed for trial in every)
     assert {trial.method for trial in trials(methods=["grpo", "dph-js"])} == {"grpo", "dph-js"}
 
 
 def test_fronts_are_swept_at_equal_curvature():
     swept = {method: values for method, values in strengths().items() if len(values) > 1}
-    assert set(swept) == {"rkl", "rkl-k3", "sft", "dph-f", "dph-js"}
+    assert set(swept) - set(IDEAS) == {"rkl", "rkl-k3", "sft", "dph-f", "dph-js"}
     assert np.allclose(np.array(swept["dph-js"]) / 2, swept["dph-f"])  # f''(1) is 1/2 and 1
 
 
-@pytest.mark.parametrize("domain", TRAIN)
+@pytest.mark.parametrize("domain", TRAINED)
 def test_no_problem_is_in_two_splits_and_enough_are_tested(domain):
     ids = [p.id for p in frontier.training_problems(domain)]
     sets = {
@@ -32,74 +36,65 @@ def test_no_problem_is_in_two_splits_and_enough_are_tested(domain):
     assert len(sets["test"]) >= 1000
 
 
-def made(fronts: dict, seeds=5, problems=200, n=64) -> pd.DataFrame:
-    """Outcomes whose Pass@1 and Pass@64 are known: a share `one` of problems is always solved, and of the others as many as
-    bring those solved at all to `many` are solved once in 64."""
-    rows = []
-    for method, points in fronts.items():
-        for (strength, one, many), seed in ((p, s) for p in points for s in range(seeds)):
-            always, ever = round(one * problems), round(many * problems)
-            counts = np.where(np.arange(problems) < always, n, np.where(np.arange(problems) < ever, 1, 0))
-            run = {"method": method, "strength": strength, "seed": seed, "family": "f", "n": n, "c": counts}
-            for split in ("validation", "test"):
-                run |= {"problem": [f"{split}{i:03d}" for i in range(problems)], "distinct": np.minimum(counts, 1)}
-                rows.append(pd.DataFrame(run).assign(domain="toy", split=split))
-    return pd.concat(rows, ignore_index=True)
+@pytest.fixture
+def small(monkeypatch):
+    """A sweep of seconds: few problems, few answers, one step."""
+    monkeypatch.setattr(frontier, "TRAINED", {"countdown": {"cd3": 24, "cd4": 8}})
+    monkeypatch.setattr(frontier, "SETTINGS", {"countdown": {"steps": 1, "problems_per_step": 4}})
+    held_out = {split: {"cd3": 3} for split in ("validation", "test")} | {"probe": {"sort": 2}}
+    monkeypatch.setattr(frontier, "HELD_OUT", {"countdown": held_out})
+    monkeypatch.setattr(frontier, "DRAWN", {"validation": 4, "test": 4, "probe": 2})
+    for cached in (frontier._sets, frontier.training_problems):
+        cached.cache_clear()
+    yield
+    for cached in (frontier._sets, frontier.training_problems):
+        cached.cache_clear()
 
 
-@pytest.fixture(scope="module")
-def table():
-    upper = [(0.1, 0.6, 0.7), (1.0, 0.4, 0.9)]
-    lower = [(0.1, 0.7, 0.5), (1.0, 0.3, 0.9)]
-    return made({"dph-js": upper, "rkl": lower, "same": upper, "apart": [(1.0, 0.95, 0.95)]})
+def test_a_trial_writes_its_outcomes_and_its_cost(small, tmp_path):
+    for trial in (Trial("countdown", "base", None, 0), Trial("countdown", "dph-f+balanced", 0.3, 1)):
+        frontier.run_trial(trial, tmp_path)
+    frontier.collect(tmp_path)
+    table, runs = frontier.read(tmp_path)
+    assert list(table.columns) == evaluation.COLUMNS
+    assert table.groupby(["method", "split"], observed=True).size().to_dict() == {
+        (method, split): count
+        for method in ("base", "dph-f+balanced")
+        for split, count in {"validation": 3, "test": 3, "probe": 2}.items()
+    }
+    trained = runs.set_index("method").loc["dph-f+balanced"]
+    assert trained["strength"] == 0.3 and trained["seed"] == 1 and trained["tokens_trained"] > trained["tokens"]
+    assert set(table.loc[table["method"] == "base", "strength"].isna()) == {True}
+    assert runs["entropy"].between(0.05, 2).all()
 
 
-def test_matched_differences_are_those_of_the_lines(table):
-    found = matched(table, "toy", "dph-js", "rkl", resamples=200)
-    # upper at Pass@1 = x: .7 + (.6 - x), lower: .5 + (.7 - x); apart from the once-in-64 answers' part of Pass@1
-    assert found["difference"] == pytest.approx(0.1, abs=0.01)
-    assert found["low"] < found["difference"] < found["high"]
-    assert 0.4 <= found["from_"] < found["to"] <= 0.61
-    turned = matched(table, "toy", "rkl", "dph-js", resamples=200)
-    assert turned["difference"] == pytest.approx(-found["difference"])
+def test_a_sweep_goes_on_where_it_was_stopped(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(frontier, "ProcessPoolExecutor", lambda *settings: ThreadPoolExecutor(1))
+    ran = []
+    monkeypatch.setattr(frontier, "run_trial", lambda t, folder: (ran.append(t), frontier._outcomes(folder, t).touch()))
+    wanted = trials(["countdown"], ["grpo", "sft"], (0,))
+    assert frontier.sweep(wanted, tmp_path, minutes=0) == 7 and not ran
+    assert frontier.sweep(wanted[:2], tmp_path) == 0
+    assert [t.method for t in ran] == ["base", *(t.method for t in wanted[:2])]
+    assert frontier.sweep(wanted, tmp_path) == 0
+    assert len(ran) == len(set(ran)) == 7
 
 
-def test_a_front_against_itself_is_zero_with_no_band(table):
-    found = matched(table, "toy", "dph-js", "same", resamples=50)
-    assert found["difference"] == found["low"] == found["high"] == 0
+def test_a_sweep_with_other_settings_is_refused(small, tmp_path, monkeypatch):
+    frontier.sweep([], tmp_path)
+    monkeypatch.setattr(frontier, "THRESHOLD", 5)
+    with pytest.raises(OtherRunError, match="threshold"):
+        frontier.sweep([], tmp_path)
 
 
-def test_fronts_without_a_common_pass_at_1_are_not_compared(table):
-    found = matched(table, "toy", "dph-js", "apart", resamples=20)
-    assert np.isnan([found["difference"], found["low"], found["high"]]).all()
+def test_unknown_names_are_said_before_anything_runs(tmp_path):
+    with pytest.raises(ValueError, match=r"method of the frontier.*ppo"):
+        frontier.run(tmp_path / "x", methods=["ppo"])
+    with pytest.raises(ValueError, match=r"domain.*math"):
+        frontier.run(tmp_path / "x", domains=["math"])
+    assert not (tmp_path / "x").exists()
 
 
-def test_other_seeds_are_refused(table):
-    fewer = table[(table["method"] != "rkl") | (table["seed"] < 3)]
-    with pytest.raises(ValueError, match="dph-js has 5 seeds and rkl 3"):
-        matched(fewer, "toy", "dph-js", "rkl")
-    with pytest.raises(ValueError, match="no runs of 'sft' in 'toy'; there are"):
-        matched(table, "toy", "sft", "rkl")
-
-
-def test_the_rule_looks_at_validation_alone(table):
-    scores = run_scores(table)
-    best = chosen(scores).set_index("method")["strength"]
-    assert (
-        best["rkl"] == 0.1
-    )  # .7 + .5 against .3 + .9: a tie in the drawing, decided by the rare answers' part of Pass@1
-    worse = table.copy()
-    worse.loc[(worse["split"] == "validation") & (worse["strength"] == best["dph-js"]), "c"] = 0
-    assert chosen(run_scores(worse)).set_index("method")["strength"]["dph-js"] != best["dph-js"]
-    worse = table.copy()
-    worse.loc[(worse["split"] == "test") & (worse["strength"] == best["dph-js"]), "c"] = 0
-    assert chosen(run_scores(worse)).set_index("method")["strength"]["dph-js"] == best["dph-js"]
-
-
-def test_scores_are_means_over_problems_and_missing_beyond_n(table):
-    scores = run_scores(table, ks=(1, 64))
-    row = scores.loc[("toy", "test", "dph-js", 0.1, 0)]
-    assert row["Pass@64"] == pytest.approx(0.7)
-    assert row["Pass@1"] == pytest.approx(0.6 + 0.1 / 64)
-    few = run_scores(table.assign(n=16, c=table["c"].clip(upper=16)), ks=(16, 64))
-    assert few["Pass@64"].isna().all() and few["Pass@16"].notna().all()
+def test_nothing_to_read_says_what_to_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="dphrl experiment frontier --out"):
+        frontier.read(tmp_path)

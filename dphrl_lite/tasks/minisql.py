@@ -24,17 +24,39 @@ import numpy as np
 from dphrl_lite.errors import lookup
 from dphrl_lite.tasks.base import Problem
 
-THINGS = (
-    "singer concert museum visitor student course car race player team book author shop dog owner ship port film actor "
-    "house doctor farm planet moon"
-).split()
-NUMBERS = "age weight price score pages height speed wins".split()
+THINGS = [
+    "singer",
+    "concert",
+    "museum",
+    "visitor",
+    "student",
+    "course",
+    "car",
+    "race",
+    "player",
+    "team",
+    "book",
+    "author",
+    "shop",
+    "dog",
+    "owner",
+    "ship",
+    "port",
+    "film",
+    "actor",
+    "house",
+    "doctor",
+    "farm",
+    "planet",
+    "moon",
+]
+NUMBERS = ["age", "weight", "price", "score", "pages", "height", "speed", "wins"]
 VALUES = {
-    "country": "france japan brazil kenya norway india".split(),
-    "color": "red blue green black white".split(),
-    "city": "paris tokyo lima oslo cairo".split(),
-    "genre": "rock jazz folk pop".split(),
-    "kind": "old new big small".split(),
+    "country": ["france", "japan", "brazil", "kenya", "norway", "india"],
+    "color": ["red", "blue", "green", "black", "white"],
+    "city": ["paris", "tokyo", "lima", "oslo", "cairo"],
+    "genre": ["rock", "jazz", "folk", "pop"],
+    "kind": ["old", "new", "big", "small"],
 }
 SPELLINGS = {str.lower: 0.5, str.capitalize: 0.3, str.upper: 0.2}  # how a database may store words, and how often
 SPLITS = {"train": range(24), "validation": range(24, 32), "test": range(32, 64)}

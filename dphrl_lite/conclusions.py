@@ -1,0 +1,367 @@
+"""What may be concluded from the frontier's tables: scores, fronts, differences with bands, and verdicts on claims.
+
+Tables in, tables out; no model, no run. Bands are 95 % percentile bootstraps that draw seeds and problems again, the same
+ones for all that is compared. They know of the choice of seeds and problems, and of nothing else.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from dphrl_lite.passk import Outcomes, bootstrap_weights, compare, pass_at_k
+
+RUN = ["domain", "split", "method", "strength", "seed"]
+KS = (1, 4, 8, 16, 64)
+RULE = "of a method's strengths the one with the highest validation mean of Pass@1 and Pass@64, averaged over seeds"
+RESAMPLES, CONFIDENCE = 1000, 0.95
+WITHIN = 0.01  # "as good as": one point
+Runs = tuple[str, float | None]  # a method at a strength
+
+
+# ---- scores ----------------------------------------------------------------------------------------------------------
+
+
+def run_scores(table: pd.DataFrame, ks: Sequence[int] = KS) -> pd.DataFrame:
+    """Pass@k and distinct right answers of every run and split, means over problems; NaN where fewer than k were drawn.
+
+    Index: domain, split, method, strength, seed.
+    """
+    scored = table[[*RUN, "distinct"]].assign(**{f"Pass@{k}": _pass_at_k(table, k) for k in ks})
+    return scored.groupby(RUN, observed=True, dropna=False, sort=False).mean()
+
+
+def _pass_at_k(table: pd.DataFrame, k: int) -> np.ndarray:
+    n = table["n"].to_numpy()
+    return np.where(n >= k, pass_at_k(n, table["c"], np.minimum(k, n)), np.nan)
+
+
+def chosen(scores: pd.DataFrame) -> pd.DataFrame:
+    """The strength of each method in each domain by `RULE`: domain, method, strength."""
+    validation = scores.xs("validation", level="split")
+    merit = (validation["Pass@1"] + validation["Pass@64"]).groupby(RUN[:1] + RUN[2:4], observed=True, dropna=False)
+    best = merit.mean().rename("merit").reset_index().sort_values("merit", ascending=False, kind="stable")
+    return best.drop_duplicates(["domain", "method"])[["domain", "method", "strength"]].reset_index(drop=True)
+
+
+def strengths(scores: pd.DataFrame, domain: str) -> dict[str, float | None]:
+    """Method -> its strength in a domain by `RULE`."""
+    best = chosen(scores)
+    rows = best[best["domain"] == domain]
+    return {row.method: None if pd.isna(row.strength) else row.strength for row in rows.itertuples()}
+
+
+def values(table: pd.DataFrame, domain: str, runs: Runs, score: str = "Pass@64", split: str = "test") -> pd.DataFrame:
+    """A score of every problem in every run of a method at a strength: rows seeds, columns problems.
+
+    Args:
+        table: outcomes.
+        domain, split: which problems.
+        runs: method and strength; None for a method without one.
+        score: "Pass@<k>", or "distinct".
+
+    Raises:
+        ValueError: there are no such runs.
+    """
+    method, strength = runs
+    at = table["strength"].isna() if strength is None or pd.isna(strength) else np.isclose(table["strength"], strength)
+    part = table[(table["domain"] == domain) & (table["split"] == split) & (table["method"] == method) & at]
+    if part.empty:
+        known = sorted(set(table.loc[table["domain"] == domain, "method"]))
+        raise ValueError(f"no runs of {method!r} at {strength} in {domain!r}, {split}; methods there: {known}")
+    found = part["distinct"] if score == "distinct" else _pass_at_k(part, int(score.removeprefix("Pass@")))
+    scored = pd.DataFrame({"seed": part["seed"], "problem": part["problem"].astype(object), "score": found})
+    return scored.pivot(index="seed", columns="problem", values="score")
+
+
+# ---- differences -----------------------------------------------------------------------------------------------------
+
+
+def _resampled(grids: Sequence[pd.DataFrame]) -> list[np.ndarray]:
+    """Each grid's mean, and after it its means in `RESAMPLES` draws of seeds and problems, the same ones for all grids.
+
+    Grids of one row, such as the base model's, have no seeds to draw.
+    """
+    seeds, problems = grids[0].index, grids[0].columns
+    for grid in grids:
+        seeds = seeds if len(grid) == 1 else grid.index if len(seeds) == 1 else seeds.intersection(grid.index)
+        problems = problems.intersection(grid.columns)
+    if len(seeds) == 0 or len(problems) == 0:
+        raise ValueError("these runs have no seed, or no problem, in common; run the same ones of all that is compared")
+    by_seed, by_problem = _shares(len(seeds), seed=0), _shares(len(problems), seed=1)
+    means = []
+    for grid in grids:
+        some = grid[problems].to_numpy() if len(grid) == 1 else grid.loc[seeds, problems].to_numpy()
+        means.append(((by_seed @ np.broadcast_to(some, (len(seeds), len(problems)))) * by_problem).sum(1))
+    return means
+
+
+def _shares(count: int, seed: int) -> np.ndarray:
+    """`[1 + RESAMPLES, count]`: the share of each seed or problem, first in all that there are, then in each draw."""
+    return np.concatenate([np.full((1, count), 1 / count), bootstrap_weights(count, RESAMPLES, seed).T])
+
+
+def _band(means: np.ndarray) -> dict[str, float]:
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    low, high = np.nanquantile(means[1:], tails) if np.isfinite(means[1:]).any() else (np.nan, np.nan)
+    return {"value": float(means[0]), "low": float(low), "high": float(high)}
+
+
+def mean(table: pd.DataFrame, domain: str, runs: Runs, score: str, split: str = "test") -> dict[str, float]:
+    """A score of a method at a strength, over seeds and problems: value, low, high. Arguments as in `values`."""
+    return _band(_resampled([values(table, domain, runs, score, split)])[0])
+
+
+def difference(
+    table: pd.DataFrame, domain: str, first: Runs, second: Runs, score: str, split: str = "test"
+) -> dict[str, float]:
+    """A score of `first` minus that of `second`, on the same problems: value, low, high. Arguments as in `values`."""
+    one, two = _resampled([values(table, domain, runs, score, split) for runs in (first, second)])
+    return _band(one - two)
+
+
+def matched(table: pd.DataFrame, domain: str, first: str, second: str, score: str = "Pass@64") -> dict[str, float]:
+    """A score of method `first` minus that of `second` where both have the same Pass@1, on the test problems.
+
+    Each method's strengths, averaged over seeds and joined by straight lines, are its front. The difference is averaged over
+    the Pass@1 that both fronts reach.
+
+    Returns:
+        value, low, high, and `from_` and `to`, the Pass@1 compared; NaN where the fronts share none.
+    """
+    points = [(method, at) for method in (first, second) for at in _swept(table, domain, method)]
+    grids = [values(table, domain, runs, of) for of in ("Pass@1", score) for runs in points]
+    means = np.stack(_resampled(grids)).reshape(2, len(points), -1)  # [Pass@1 and score, point, draw]
+    mine = np.array([method == first for method, _ in points])
+    drawn = [_between(means[:, mine, i], means[:, ~mine, i]) for i in range(means.shape[2])]
+    return _band(np.array([value for value, *_ in drawn])) | {"from_": drawn[0][1], "to": drawn[0][2]}
+
+
+def _swept(table: pd.DataFrame, domain: str, method: str) -> list[float]:
+    rows = table[(table["domain"] == domain) & (table["method"] == method)]
+    if rows.empty:
+        raise ValueError(f"no runs of {method!r} in {domain!r}; there are {sorted(set(table['method']))}")
+    return sorted(set(rows["strength"]))
+
+
+def _between(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
+    """The mean height of one front `[2, strengths]` above another where they overlap, and the overlap's ends."""
+    first, second = (front[:, front[0].argsort()] for front in (first, second))
+    low, high = max(first[0, 0], second[0, 0]), min(first[0, -1], second[0, -1])
+    if low > high:
+        return np.nan, np.nan, np.nan
+    at = np.linspace(low, high, 21)
+    return float(np.mean(np.interp(at, *first) - np.interp(at, *second))), float(low), float(high)
+
+
+# ---- verdicts --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`first` scores higher than `second`; with `within`, at most so much lower. Both are methods at their chosen strengths,
+    or, if `matched`, at equal Pass@1."""
+
+    text: str
+    first: str
+    second: str
+    score: str
+    split: str = "test"
+    within: float = 0.0
+    matched: bool = False
+
+
+def claims(k: int = 64) -> list[Claim]:
+    """The paper's claims (arXiv 2509.07430), and what others object, at one k."""
+    at, out = f"Pass@{k}", {"score": "Pass@1", "split": "probe"}
+    cures = [f"{name} has a higher {at} than GRPO" for name in ("DPH-F", "DPH-JS")]
+    return [
+        Claim("GRPO raises Pass@1 over the base model", "grpo", "base", "Pass@1"),
+        Claim(f"GRPO lowers {at} below the base model's", "base", "grpo", at),
+        Claim("GRPO forgets what it does not train (Pass@1 of the other tasks)", "base", "grpo", **out),
+        Claim(f"DAPO's {at} stays below the base model's, too", "base", "dapo", at),
+        Claim(f"so does that of GRPO on D_exp alone: {at} below the base model's", "base", "grpo-exp", at),
+        Claim(f"so does that of GRPO with reverse KL: {at} below the base model's", "base", "rkl", at),
+        Claim(cures[0], "dph-f", "grpo", at),
+        Claim(cures[1], "dph-js", "grpo", at),
+        Claim(f"DPH-F keeps the base model's {at} (within a point)", "dph-f", "base", at, within=WITHIN),
+        Claim(f"DPH-JS keeps the base model's {at} (within a point)", "dph-js", "base", at, within=WITHIN),
+        Claim("DPH-F reaches GRPO's Pass@1 (within a point)", "dph-f", "grpo", "Pass@1", within=WITHIN),
+        Claim("DPH-JS reaches GRPO's Pass@1 (within a point)", "dph-js", "grpo", "Pass@1", within=WITHIN),
+        Claim("DPH-F forgets less than GRPO of what is not trained", "dph-f", "grpo", **out),
+        Claim("DPH-JS forgets less than GRPO of what is not trained", "dph-js", "grpo", **out),
+        Claim(f"at equal Pass@1, DPH-F has a higher {at} than reverse KL", "dph-f", "rkl", at, matched=True),
+        Claim(f"at equal Pass@1, DPH-JS has a higher {at} than reverse KL", "dph-js", "rkl", at, matched=True),
+        Claim(f"at equal Pass@1, DPH-F has a higher {at} than k3", "dph-f", "rkl-k3", at, matched=True),
+        Claim(f"at equal Pass@1, DPH-JS has a higher {at} than DPH-F", "dph-js", "dph-f", at, matched=True),
+        Claim(f"at equal Pass@1, DPH-F has a higher {at} than plain SFT", "dph-f", "sft", at, matched=True),
+    ]
+
+
+def verdicts(table: pd.DataFrame, k: int = 64, of: Iterable[Claim] | None = None) -> pd.DataFrame:
+    """Which claims hold: domain, claim, verdict, difference (first minus second), low, high, seeds.
+
+    A claim holds if the whole band lies on its side, does not hold if the whole band lies on the other side, and else cannot
+    be told. Strengths are those of `chosen`. Claims about methods that were not run are left out.
+    """
+    scores, rows = run_scores(table, (1, 64)), []
+    for domain in dict.fromkeys(table["domain"]):
+        best, seeds = (
+            strengths(scores, domain),
+            table[table["domain"] == domain].groupby("method", observed=True)["seed"],
+        )
+        for claim in claims(k) if of is None else of:
+            if claim.first in best and claim.second in best:
+                ends = [(name, best[name]) for name in (claim.first, claim.second)]
+                found = (
+                    matched(table, domain, claim.first, claim.second, claim.score)
+                    if claim.matched
+                    else difference(table, domain, *ends, claim.score, claim.split)
+                )
+                ran = max(seeds.nunique()[name] for name in (claim.first, claim.second))
+                rows.append(
+                    {"domain": domain, "claim": claim.text, "verdict": _verdict(found, claim.within)}
+                    | found
+                    | {"seeds": ran}
+                )
+    columns = ["domain", "claim", "verdict", "value", "low", "high", "seeds"]
+    return pd.DataFrame(rows, columns=columns).rename(columns={"value": "difference"})
+
+
+def _verdict(found: dict[str, float], within: float) -> str:
+    if found["low"] > -within:
+        return "holds"
+    return "does not hold" if found["high"] < -within else "cannot be told"
+
+
+# ---- the report ------------------------------------------------------------------------------------------------------
+
+
+def scoreboard(table: pd.DataFrame, runs: pd.DataFrame, domain: str, k: int = 64) -> pd.DataFrame:
+    """Every method of a domain at its chosen strength, on the test problems, means over seeds.
+
+    Columns: strength, seeds, Pass@k with bands, keep / forget / gain / never (expected numbers of problems at `k`, against the
+    base model), distinct, entropy (nats a token), elsewhere (Pass@1 of the tasks that are not trained), seconds and reference
+    forwards of a step's work in all.
+    """
+    best = strengths(run_scores(table, (1, 64)), domain)
+    order = {"base": 0, "grpo": 1}
+    rows = {
+        name: _row(table, runs, domain, (name, best[name]), k) for name in sorted(best, key=lambda n: order.get(n, 2))
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _row(table: pd.DataFrame, runs: pd.DataFrame, domain: str, of: Runs, k: int) -> dict:
+    row = {"strength": of[1], "seeds": len(values(table, domain, of, "Pass@1"))}
+    for each in KS:
+        band = mean(table, domain, of, f"Pass@{each}")
+        row |= {f"Pass@{each}": band["value"], f"low {each}": band["low"], f"high {each}": band["high"]}
+    row |= _changes(table, domain, of, k)
+    row["distinct"] = mean(table, domain, of, "distinct")["value"]
+    row["elsewhere"] = mean(table, domain, of, "Pass@1", "probe")["value"]
+    at = runs["strength"].isna() if of[1] is None else np.isclose(runs["strength"].astype(float), of[1])
+    cost = runs[(runs["domain"] == domain) & (runs["method"] == of[0]) & at]
+    return row | cost[["entropy", "seconds", "reference_forwards"]].mean().to_dict()
+
+
+def _changes(table: pd.DataFrame, domain: str, of: Runs, k: int) -> dict[str, float]:
+    """Keep, forget, gain and never against the base model, means over seeds."""
+    part = table[(table["domain"] == domain) & (table["split"] == "test")]
+    mine = part[
+        (part["method"] == of[0]) & (part["strength"].isna() if of[1] is None else np.isclose(part["strength"], of[1]))
+    ]
+    counted = lambda rows: Outcomes.from_counts(rows["n"], rows["c"], rows["problem"])
+    base = counted(part[part["method"] == "base"])
+    return pd.DataFrame([compare(base, counted(rows), k) for _, rows in mine.groupby("seed")]).mean().to_dict()
+
+
+def fronts(table: pd.DataFrame, domain: str, ks: Sequence[int] = (1, 8, 64)) -> pd.DataFrame:
+    """Every method and strength of a domain on the test problems: means over seeds of Pass@k and distinct, standard deviations
+    over seeds, and how many seeds there are."""
+    scores = (
+        run_scores(table, ks)
+        .loc[domain]
+        .xs("test", level="split")
+        .groupby(["method", "strength"], dropna=False, observed=True)
+    )
+    spread = scores.std().add_prefix("sd ")
+    return scores.mean().join(spread).assign(seeds=scores.size())
+
+
+PAIRS = [
+    ("dph-f", "rkl"),
+    ("dph-f", "rkl-k3"),
+    ("dph-f", "sft"),
+    ("dph-js", "rkl"),
+    ("dph-js", "rkl-k3"),
+    ("dph-js", "sft"),
+]
+PAIRS += [("dph-js", "dph-f"), ("rkl", "rkl-k3")]
+IDEAS = [
+    ("dph-f+all", "dph-f"),
+    ("dph-f+all", "rkl-k3"),
+    ("dph-f+balanced", "dph-f+all"),
+    ("dph-f+all+pass@4", "dph-f+all"),
+]
+
+
+def at_equal_pass_at_1(table: pd.DataFrame, domain: str, pairs=None, scores=("Pass@8", "Pass@64")) -> pd.DataFrame:
+    """`matched` for each pair of methods that were both swept: rows pairs, columns score, value, low, high, from_, to."""
+    swept = {m for m in set(table["method"]) if len(_swept(table, domain, m)) > 1} if len(table) else set()
+    pairs = [pair for pair in pairs or PAIRS + IDEAS if swept.issuperset(pair)]
+    rows = [
+        {"first": a, "second": b, "score": score} | matched(table, domain, a, b, score)
+        for a, b in pairs
+        for score in scores
+    ]
+    return pd.DataFrame(rows, columns=["first", "second", "score", "value", "low", "high", "from_", "to"])
+
+
+def moonshot(table: pd.DataFrame, domain: str) -> pd.DataFrame:
+    """How far each method, at its chosen strength, is from GRPO's Pass@1 and from the base model's Pass@64 at once.
+
+    Columns: `Pass@1 - GRPO`, `Pass@64 - base`, `worst` of the two; the best comes first. The goal is a worst above -.01.
+    """
+    best = strengths(run_scores(table, (1, 64)), domain)
+    gaps = {
+        name: {
+            "Pass@1 - GRPO": difference(table, domain, (name, best[name]), ("grpo", best["grpo"]), "Pass@1")["value"],
+            "Pass@64 - base": difference(table, domain, (name, best[name]), ("base", None), "Pass@64")["value"],
+        }
+        for name in best
+    }
+    found = pd.DataFrame.from_dict(gaps, orient="index")
+    return found.assign(worst=found.min(axis=1)).sort_values("worst", ascending=False)
+
+
+def report(table: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """All of it as text, domain by domain."""
+    parts = [f"Strengths: {RULE}. Bands: {CONFIDENCE:.0%}, over seeds and problems."]
+    for domain in dict.fromkeys(table["domain"]):
+        rows = runs[(runs["domain"] == domain) & (runs["method"] != "base")]
+        seeds = rows.groupby(["method", "strength"], dropna=False)["seed"].nunique()
+        parts.append(
+            f"\n## {domain}: {len(rows)} runs, of each method and strength {seeds.min()} to {seeds.max()} seeds"
+        )
+        parts += ["\nTest problems, every method at its strength", _text(_banded(scoreboard(table, runs, domain)))]
+        parts += ["\nFronts: every strength", _text(fronts(table, domain))]
+        parts += ["\nAt equal Pass@1: first minus second", _text(at_equal_pass_at_1(table, domain), index=False)]
+        parts += ["\nGRPO's Pass@1 and the base model's Pass@64 at once", _text(moonshot(table, domain))]
+    both = pd.concat([verdicts(table, k) for k in (8, 64)]).drop_duplicates(["domain", "claim"])
+    return "\n".join(
+        [*parts, "\n## Which claims hold here", _text(both.sort_values("domain", kind="stable"), index=False)]
+    )
+
+
+def _text(table: pd.DataFrame, index: bool = True) -> str:
+    return table.to_string(index=index, float_format="{:.3f}".format, na_rep="")
+
+
+def _banded(board: pd.DataFrame) -> pd.DataFrame:
+    """The scoreboard with each Pass@k and its band in one cell."""
+    for k in KS:
+        cells = [f"{v:.3f} [{a:.3f}, {b:.3f}]" for v, a, b in board[[f"Pass@{k}", f"low {k}", f"high {k}"]].to_numpy()]
+        board = board.assign(**{f"Pass@{k}": cells}).drop(columns=[f"low {k}", f"high {k}"])
+    return board

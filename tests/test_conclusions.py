@@ -1,0 +1,151 @@
+"""Conclusions are right where the answer is known: toy outcomes whose Pass@1 and Pass@64 were chosen."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dphrl_lite import conclusions
+from dphrl_lite.conclusions import Claim, chosen, difference, matched, mean, report, run_scores, verdicts
+
+
+def made(fronts: dict, seeds=5, problems=200, n=64) -> pd.DataFrame:
+    """Outcomes whose Pass@1 and Pass@64 are known: a share `one` of problems is always solved, and of the others as many as
+    bring those solved at all to `many` are solved once in 64."""
+    rows = []
+    for method, points in fronts.items():
+        for (strength, one, many), seed in ((p, s) for p in points for s in range(seeds)):
+            always, ever = round(one * problems), round(many * problems)
+            counts = np.where(np.arange(problems) < always, n, np.where(np.arange(problems) < ever, 1, 0))
+            run = {"method": method, "strength": strength, "seed": seed, "family": "f", "n": n, "c": counts}
+            for split in ("validation", "test"):
+                run |= {"problem": [f"{split}{i:03d}" for i in range(problems)], "distinct": np.minimum(counts, 1)}
+                rows.append(pd.DataFrame(run).assign(domain="toy", split=split))
+    return pd.concat(rows, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def table():
+    upper = [(0.1, 0.6, 0.8), (1.0, 0.4, 1.0)]
+    lower = [(0.1, 0.55, 0.75), (1.0, 0.35, 0.95)]
+    return made({"dph-js": upper, "rkl": lower, "same": upper, "apart": [(1.0, 0.95, 0.95)]})
+
+
+def test_matched_differences_are_those_of_the_lines(table):
+    found = matched(table, "toy", "dph-js", "rkl")
+    # upper at Pass@1 = x: 1.4 - x, lower: 1.3 - x; apart from the once-in-64 answers' part of Pass@1
+    assert found["value"] == pytest.approx(0.1, abs=0.01)
+    assert found["low"] < found["value"] < found["high"]
+    assert 0.4 <= found["from_"] < found["to"] <= 0.56
+    turned = matched(table, "toy", "rkl", "dph-js")
+    assert turned["value"] == pytest.approx(-found["value"])
+
+
+def test_a_front_against_itself_is_zero_with_no_band(table):
+    found = matched(table, "toy", "dph-js", "same")
+    assert found["value"] == found["low"] == found["high"] == 0
+
+
+def test_fronts_without_a_common_pass_at_1_are_not_compared(table):
+    found = matched(table, "toy", "dph-js", "apart")
+    assert np.isnan([found["value"], found["low"], found["high"]]).all()
+
+
+def test_only_common_seeds_are_compared(table):
+    part = (table["method"] == "rkl") & (table["seed"] >= 3)
+    worse = table.assign(c=table["c"].where(~part, 0))
+    assert (
+        matched(worse[~part], "toy", "dph-js", "rkl")["value"]
+        == matched(table[table["seed"] < 3], "toy", "dph-js", "rkl")["value"]
+    )
+    alone = table.assign(seed=table["seed"] + 10 * (table["method"] == "rkl"))
+    with pytest.raises(ValueError, match="no seed, or no problem, in common"):
+        matched(alone, "toy", "dph-js", "rkl")
+
+
+def test_unknown_runs_are_said(table):
+    with pytest.raises(ValueError, match="no runs of 'sft' in 'toy'; there are"):
+        matched(table, "toy", "sft", "rkl")
+    with pytest.raises(ValueError, match=r"no runs of 'rkl' at 7 in 'toy', test; methods there: \['apart', 'dph-js'"):
+        difference(table, "toy", ("rkl", 7), ("rkl", 1.0), "Pass@1")
+
+
+def test_a_difference_is_paired(table):
+    """Two runs that differ in ten of 200 problems, the same ones for each seed: the band is that of those ten."""
+    found = difference(table, "toy", ("dph-js", 0.1), ("rkl", 0.1), "Pass@64")
+    assert found["value"] == pytest.approx(0.05)
+    spread = np.sqrt(0.05 * 0.95 / 200)  # of a share of 200 problems; of unpaired ones it would be larger
+    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * spread, rel=0.15)
+    assert difference(table, "toy", ("rkl", 0.1), ("rkl", 0.1), "Pass@64") == {"value": 0, "low": 0, "high": 0}
+
+
+def test_bands_know_of_the_choice_of_seeds():
+    """The same problems solved in every run, but for seeds that solve all: only seeds can change."""
+    rows = made({"m": [(0.5, 0.5, 0.5)]}, seeds=8, problems=50)
+    rows["c"] = np.where(rows["seed"] < 4, rows["n"], 0)
+    found = mean(rows, "toy", ("m", 0.5), "Pass@1")
+    assert found["value"] == 0.5
+    assert found["low"] == pytest.approx(0.5 - 1.96 * 0.5 / np.sqrt(8), abs=0.1)
+
+
+def verdict(first, second, within=0.0, **fronts):
+    claim = Claim("it is so", first, second, "Pass@64", within=within)
+    return verdicts(made(fronts), of=[claim])["verdict"].item()
+
+
+def test_verdicts():
+    base, low = [(1.0, 0.3, 0.9)], [(1.0, 0.4, 0.6)]
+    assert verdict("base", "grpo", base=base, grpo=low) == "holds"
+    assert verdict("grpo", "base", base=base, grpo=low) == "does not hold"
+    assert verdict("grpo", "base", base=base, grpo=base) == "cannot be told"  # not higher, and not lower
+    assert verdict("grpo", "base", within=0.01, base=base, grpo=base) == "holds"
+    assert verdict("grpo", "base", within=0.5, base=base, grpo=low) == "holds"
+
+
+def test_claims_about_methods_that_were_not_run_are_left_out(table):
+    assert verdicts(table)["claim"].tolist() == ["at equal Pass@1, DPH-JS has a higher Pass@64 than reverse KL"]
+
+
+def test_the_rule_looks_at_validation_alone(table):
+    scores = run_scores(table)
+    best = chosen(scores).set_index("method")["strength"]
+    assert best["rkl"] == 1.0  # .35 + .95 against .55 + .75: the answers that are right once in 64 decide
+    worse = table.copy()
+    worse.loc[(worse["split"] == "validation") & (worse["strength"] == best["dph-js"]), "c"] = 0
+    assert chosen(run_scores(worse)).set_index("method")["strength"]["dph-js"] != best["dph-js"]
+    worse = table.copy()
+    worse.loc[(worse["split"] == "test") & (worse["strength"] == best["dph-js"]), "c"] = 0
+    assert chosen(run_scores(worse)).set_index("method")["strength"]["dph-js"] == best["dph-js"]
+
+
+def test_scores_are_means_over_problems_and_missing_beyond_n(table):
+    scores = run_scores(table, ks=(1, 64))
+    row = scores.loc[("toy", "test", "dph-js", 0.1, 0)]
+    assert row["Pass@64"] == pytest.approx(0.8)
+    assert row["Pass@1"] == pytest.approx(0.6 + 0.2 / 64)
+    few = run_scores(table.assign(n=16, c=table["c"].clip(upper=16)), ks=(16, 64))
+    assert few["Pass@64"].isna().all() and few["Pass@16"].notna().all()
+
+
+def test_the_report_of_a_whole_sweep_names_every_part():
+    fronts = {"base": [(np.nan, 0.3, 0.95)], "grpo": [(np.nan, 0.5, 0.7)], "dapo": [(np.nan, 0.5, 0.7)]}
+    fronts |= {name: [(0.1, 0.48, 0.8), (1.0, 0.4, 0.9)] for name in ("rkl", "dph-f", "dph-js")}
+    table = made(fronts, seeds=2, problems=60)
+    table = pd.concat([table, table[table["split"] == "test"].assign(split="probe")], ignore_index=True)
+    table = table[(table["method"] != "base") | (table["seed"] == 0)]
+    keys = ["domain", "method", "strength", "seed"]
+    runs = table[keys].drop_duplicates().assign(entropy=0.4, seconds=30.0, reference_forwards=0.0)
+    text = report(table, runs)
+    for part in (
+        conclusions.RULE,
+        "## toy: 16 runs, of each method and strength 2 to 2 seeds",
+        "Fronts: every strength",
+        "At equal Pass@1",
+        "Which claims hold here",
+    ):
+        assert part in text
+    board = conclusions.scoreboard(table, runs, "toy")
+    assert board.loc["base", ["keep", "forget", "gain", "never"]].tolist() == pytest.approx([57, 0, 0, 3])
+    assert board.loc["grpo", "forget"] == pytest.approx(15)
+    assert board.loc["grpo", "Pass@1"] == pytest.approx(0.5 + 0.2 / 64)
+    best = conclusions.moonshot(table, "toy").iloc[0]
+    assert best["worst"] == pytest.approx(min(best["Pass@1 - GRPO"], best["Pass@64 - base"]))
