@@ -206,7 +206,7 @@ def test_counts_lab_draws_an_uploaded_table_of_two_models():
     table = counts_of("old", "new", "newest")
     lab.controls["upload"].value = uploaded(table)
     words, curves, cover, flow = lab.figures
-    assert [type(child) is widgets.Plot for child in lab.plots.children] == [False, True, True, True]
+    assert [isinstance(child, widgets.Plot) for child in lab.plots.children] == [False, True, True, True]
     old, new = (
         passk.Outcomes.from_counts(rows["n"], rows["c"]) for _, rows in list(table.groupby("model", sort=False))[:2]
     )
