@@ -59,7 +59,7 @@ def solved_flow(change: pd.Series, k: int, base: str = "base", trained: str = "t
     high = np.clip(
         [sums[0] / whole / 2, 1 - sums[1] / whole / 2, sums[2] / whole / 2, 1 - sums[3] / whole / 2], 0.01, 0.99
     )
-    shown = {part: look for part, look in _PARTS.items() if change[part] > 0}
+    shown = {part: look for part, look in _PARTS.items() if change[part] > 1e-9}  # a rounding error is no stream
     link = {
         "source": [look[1] for look in shown.values()],
         "target": [look[2] for look in shown.values()],
