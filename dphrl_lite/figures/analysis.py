@@ -226,6 +226,7 @@ def matched_differences(differences: pd.DataFrame, k: int = 64) -> go.Figure:
             overlap (NaN) are named and left empty.
         k: of Pass@k, for the title.
     """
+    differences = differences.reindex(columns=["domain", "first", "second", "difference", "low", "high", "from_", "to"])
     rows = differences.iloc[::-1]
     labels = rows["domain"].astype(str) + ": " + rows["first"] + " − " + rows["second"]
     labels = labels.where(rows["difference"].notna(), labels + "<br>no common Pass@1")
