@@ -452,7 +452,7 @@ class CountsLab(Live):
             "family": ipywidgets.Dropdown(description="problems", **wide),
             "base": ipywidgets.Dropdown(description="before", **wide),
             "trained": ipywidgets.Dropdown(description="after", **wide),
-            "k": ipywidgets.SelectionSlider(options=[("–", None)], description="k", **wide),
+            "k": ipywidgets.SelectionSlider(options=[("–", 0)], description="k", **wide),
         }
         controls["path"].observe(lambda change: self._read(change["new"]), names="value")
         controls["upload"].observe(lambda change: self._read(change["new"]), names="value")
