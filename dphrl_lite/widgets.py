@@ -415,9 +415,8 @@ def front_explorer(scores: pd.DataFrame) -> Live:
     controls = {
         "domain": _choice("domain", domains, domains[0], ipywidgets.Dropdown),
         "split": _choice("problems", splits, "test" if "test" in splits else splits[0], ipywidgets.Dropdown),
-        "height": _choice("upwards", heights, heights[-1], ipywidgets.ToggleButtons),
+        "height": _choice("upwards", heights, heights[-1], ipywidgets.Dropdown),
     }
-    controls["height"].layout.width, controls["height"].style.button_width = "auto", "80px"
     lines = figures.swept(scores)
     for name in [*lines, _SINGLE]:
         look = {"indent": False, "layout": {"width": "auto", "margin": "2px 12px 2px 0"}}

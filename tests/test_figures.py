@@ -116,19 +116,19 @@ def test_estimator_errors_are_those_of_the_table():
     part = errors[errors["estimator"] == "with replacement"]
     bias, std = [t for t in figure.data if t.name == "with replacement"]
     assert np.allclose(bias.y, part["bias"]) and np.allclose(std.y, part["std"])
-    assert f"{part['bias'].iloc[-1]:+.1%}" in figure.layout.title.text
+    assert f"{100 * part['bias'].iloc[-1]:+.1f} points" in figure.layout.title.text
 
 
 def test_flow_carries_the_expected_counts():
     base, trained = Outcomes.from_counts(4, [4, 4, 0, 1]), Outcomes.from_counts(4, [4, 0, 3, 1])
     change = passk.compare(base, trained, 2)
     sankey = figures.solved_flow(change, 2, "base", "grpo").data[0]
-    assert dict(zip(sankey.link.label, sankey.link.value, strict=True)) == pytest.approx(change.to_dict())
+    assert dict(zip(sankey.link.label, sankey.link.value, strict=True)) == pytest.approx(change.to_dict(), abs=1e-5)
     ends = dict(zip(sankey.link.label, zip(sankey.link.source, sankey.link.target, strict=True), strict=True))
     assert ends == {"keep": (0, 2), "forget": (0, 3), "gain": (1, 2), "never": (1, 3)}
     assert sankey.node.label[0] == f"base: solved, {change['keep'] + change['forget']:.1f}"
     same = figures.solved_flow(passk.compare(base, base, 4), 4).data[0]
-    assert set(same.link.label) == {"keep", "never"}  # no link of nothing
+    assert min(same.link.value) > 0  # plotly drops a node without a stream, and misplaces the others
 
 
 def test_cover_curves_are_cover_at_tau():

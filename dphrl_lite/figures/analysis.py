@@ -36,7 +36,8 @@ def estimator_errors(errors: pd.DataFrame, n: int) -> go.Figure:
     figure.update_yaxes(tickformat=".0%", range=[low, -0.15 * low], row=1, col=1)
     figure.update_yaxes(tickformat=".1%", rangemode="tozero", row=1, col=2)
     figure.update_annotations(font_size=14)
-    title = f"{n} answers each: at k = {plug_in['k']} sampling with replacement is off by <b>{plug_in['bias']:+.1%}</b>"
+    title = f"{n} answers each: at k = {plug_in['k']} sampling with replacement is off by "
+    title += f"<b>{100 * plug_in['bias']:+.1f} points</b>"
     return styled(figure, 420, title, margin_b=100, legend=BELOW)
 
 
@@ -59,13 +60,13 @@ def solved_flow(change: pd.Series, k: int, base: str = "base", trained: str = "t
     high = np.clip(
         [sums[0] / whole / 2, 1 - sums[1] / whole / 2, sums[2] / whole / 2, 1 - sums[3] / whole / 2], 0.01, 0.99
     )
-    shown = {part: look for part, look in _PARTS.items() if change[part] > 1e-9}  # a rounding error is no stream
     link = {
-        "source": [look[1] for look in shown.values()],
-        "target": [look[2] for look in shown.values()],
-        "value": [change[part] for part in shown],
-        "label": list(shown),
-        "color": [faded(look[0], 0.5) for look in shown.values()],
+        "source": [look[1] for look in _PARTS.values()],
+        "target": [look[2] for look in _PARTS.values()],
+        # plotly drops a node without a stream, and misplaces the others
+        "value": [max(change[part], 1e-6 * whole) for part in _PARTS],
+        "label": list(_PARTS),
+        "color": [faded(look[0], 0.5) for look in _PARTS.values()],
         "hovertemplate": "%{label}: %{value:.1f} problems<extra></extra>",
     }
     node = {"label": words, "color": [INK, FAINT, color(trained), FAINT], "pad": 24, "thickness": 16}
@@ -154,8 +155,9 @@ def front(
     figure, symbols, kin = go.Figure(), itertools.cycle(_SYMBOLS), Counter()
     for name, part in runs.groupby("method", sort=False):
         swept = part["strength"].nunique() > 1
-        line = {"color": color(_kind(name)), "dash": DASHES[kin[_kind(name)] % len(DASHES)], "width": 2.5}
-        kin[_kind(name)] += swept
+        kin[_kind(name)] += swept and name not in COLORS  # a variant has its method's colour, and a dash
+        dash = "solid" if name in COLORS else DASHES[kin[_kind(name)] % len(DASHES)]
+        line = {"color": color(_kind(name)), "dash": dash, "width": 2.5}
         _add_runs(figure, name, part, height, line, None if swept else next(symbols))
     for axis, column in (("x", "Pass@1"), ("y", height)):
         for at in runs.loc[runs["method"] == "base", column]:
