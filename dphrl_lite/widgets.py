@@ -468,6 +468,7 @@ class CountsLab(Live):
                 path = Path(given).expanduser() if isinstance(given, str) else bytes(given[0]["content"])
                 self.counts, self.error = passk.read_counts(path), ""
                 self._outcomes = cache(partial(passk.by_model, self.counts))
+                self._without_k = cache(self._drawn_without_k)
         except (ValueError, OSError) as error:
             self.error = str(error)
         else:
@@ -509,9 +510,12 @@ class CountsLab(Live):
                 told.append("Pass@k of the second " + (f"falls below at k = {below}" if below else "never falls below"))
             except ValueError as error:
                 told.append(f"not compared: {escape(str(error))}")
-        what = "" if family == _ALL else family
+        return [f"{words}<p>{'<br>'.join(told)}</p>", *self._without_k(family, base, trained, crossing), *flow]
+
+    def _drawn_without_k(self, family: str, base: str, trained: str, crossing: str | None) -> list[go.Figure]:
+        chosen, what = {name: self._models()[name] for name in (base, trained)}, "" if family == _ALL else family
         curves = figures.pass_at_k_curves(chosen, _powers(chosen.values()), what=what, crossing=crossing)
-        return [f"{words}<p>{'<br>'.join(told)}</p>", curves, figures.cover_curves(chosen, what), *flow]
+        return [curves, figures.cover_curves(chosen, what)]
 
 
 _ALL = "all problems"
