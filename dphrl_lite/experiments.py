@@ -121,11 +121,12 @@ def _labelled(table: pd.DataFrame) -> pd.DataFrame:
     missing = set(COLUMNS) - set(table.columns)
     if missing:
         raise ValueError(f"an outcomes table needs the columns {COLUMNS}; missing: {sorted(missing)}")
+    table = table.astype(dict.fromkeys(["domain", "split", "family", "method"], str))
     strengths = table.groupby("method")["strength"].transform("nunique")
     at = table["method"] + " at " + table["strength"].map(lambda strength: "" if pd.isna(strength) else f"{strength:g}")
-    places = table["domain"] + "/" + table["split"]
-    many = places.nunique() > 1
-    family = places + "/" + table["family"] if many else table["family"]
+    family = table["family"]
+    for place in ("split", "domain"):
+        family = table[place] + "/" + family if table[place].nunique() > 1 else family
     return table.assign(model=table["method"].where(strengths <= 1, at), family=family)
 
 

@@ -306,7 +306,7 @@ def read_counts(source: str | Path | bytes) -> pd.DataFrame:
     groups = ["model", "family"]
     found["problem"] = (found.groupby(groups).cumcount() if "problem" not in table else found["problem"]).astype(str)
     _refuse(found, found["n"] < 1, "n = 0: expected at least one answer to each problem")
-    _refuse(found, found["c"] > found["n"], "c is larger than n: more right answers than were drawn")
+    _refuse(found, found["c"] > found["n"], "more right answers than were drawn; expected c <= n")
     _refuse(
         found,
         found.duplicated([*groups, "problem"]),

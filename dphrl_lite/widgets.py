@@ -7,8 +7,8 @@ newest figures in `widget.figures`, so that every control can be tested without 
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache, lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, lru_cache, partial
 from html import escape
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from dphrl_lite import (
     estimators,
     figures,
     lowrank,
+    passk,
     presampling,
     quantisation,
     toys,
@@ -146,7 +147,7 @@ class Live(ipywidgets.VBox):
         """Build the figures from the controls' present values and show them in place of the old ones."""
         built = self._build(**{name: control.value for name, control in self.controls.items()})
         self.figures = list(built) if isinstance(built, (list, tuple)) else [built]
-        if not self.plots.children:
+        if [isinstance(plot, Plot) for plot in self.plots.children] != [not isinstance(f, str) for f in self.figures]:
             # a second figure follows when the hand rests, so that the first keeps up with it
             new = lambda figure, wait: ipywidgets.HTML(figure) if isinstance(figure, str) else Plot(figure, wait)
             self.plots.children = [new(figure, 100 if i else 0) for i, figure in enumerate(self.figures)]
@@ -328,15 +329,23 @@ def _box(hue: str, content: str) -> str:
     return f"<span style='{look};background:{hue};padding:1px 6px;margin:1px'>{content}</span>"
 
 
+# ---- outcomes --------------------------------------------------------------------------------------------------------
+
+
+def _powers(outcomes: Iterable[Outcomes]) -> list[int]:
+    """The powers of two up to the fewest samples of a problem: the k that all can be asked for."""
+    fewest = min(int(out.n.min()) for out in outcomes)
+    return [2**i for i in range(fewest.bit_length())]
+
+
 def pass_at_k_explorer(outcomes: Mapping[str, Mapping[str, Outcomes]], base: str = "base") -> Live:
-    """Pass@k curves with bands, and keep / forget / gain / never, by problem family and k.
+    """Pass@k curves with bands and crossings, and keep / forget / gain / never, by problem family and k.
 
     Args:
         outcomes: family of problems -> model -> `Outcomes`; each family holds the model `base`.
         base: the model that the others are compared with.
     """
-    fewest = min(int(out.n.min()) for models in outcomes.values() for out in models.values())
-    ks = [2**i for i in range(fewest.bit_length()) if 2**i <= fewest]
+    ks = _powers(out for models in outcomes.values() for out in models.values())
     controls = {
         "family": ipywidgets.Dropdown(options=list(outcomes), description="problems", style=_WIDE),
         "k": ipywidgets.SelectionSlider(options=ks, value=ks[-1], description="k for the bars", style=_WIDE),
@@ -347,10 +356,169 @@ def pass_at_k_explorer(outcomes: Mapping[str, Mapping[str, Outcomes]], base: str
 
     def build(family, k, confidence):
         models = outcomes[family]
-        curves = figures.pass_at_k_curves(models, ks, confidence, what=family)
+        curves = figures.pass_at_k_curves(models, ks, confidence, what=family, crossing=base)
         return curves, figures.keep_forget_gain(models, k, base)
 
     return Live(controls, build)
+
+
+def bias_lab(rates: Sequence[float], drawn: int = 16) -> Live:
+    """Three estimators of Pass@k where every problem's true solve rate is known: slide how many answers are drawn."""
+    errors = lru_cache(lambda n: passk.estimator_errors(rates, n, range(1, n + 1)))
+    controls = {"n": _choice("answers drawn", [2, 4, 8, 16, 32, 64], drawn)}
+    return Live(controls, lambda n: figures.estimator_errors(errors(n), n))
+
+
+def flow_explorer(outcomes: Mapping[str, Mapping[str, Outcomes]], base: str = "base") -> Live:
+    """How problems flow from solved or not before training to solved or not after: choose family, model and k.
+
+    Arguments as `pass_at_k_explorer`.
+    """
+    ks = _powers(out for models in outcomes.values() for out in models.values())
+    controls = {
+        "family": _choice("problems", list(outcomes), next(iter(outcomes)), ipywidgets.Dropdown),
+        "model": ipywidgets.Dropdown(description="trained", style=_WIDE),
+        "k": _choice("k", ks, ks[-1]),
+    }
+
+    def offer(_change=None):
+        _offer(controls["model"], [name for name in outcomes[controls["family"].value] if name != base])
+
+    controls["family"].observe(offer, names="value")
+    offer()
+
+    def build(family, model, k):
+        if model is None:
+            return "No trained model has been evaluated on these problems."
+        return figures.solved_flow(passk.compare(outcomes[family][base], outcomes[family][model], k), k, base, model)
+
+    return Live(controls, build)
+
+
+def _offer(control, options: list, prefer: int = 0):
+    """Give a control other options; what was chosen stays if it can, else it is the one at place `prefer`."""
+    before = control.value
+    control.options = options
+    if options:
+        control.value = before if before in options else options[min(prefer, len(options) - 1)]
+
+
+def front_explorer(scores: pd.DataFrame) -> Live:
+    """The front of Pass@1 against Pass@k or diversity: switch domain, problems and divergences; hover shows the run.
+
+    Args:
+        scores: from `frontier.run_scores`.
+    """
+    names = lambda level: list(map(str, scores.index.unique(level)))
+    heights = [name for name in scores.columns if name != "Pass@1"]
+    domains, splits = names("domain"), names("split")
+    controls = {
+        "domain": _choice("domain", domains, domains[0], ipywidgets.Dropdown),
+        "split": _choice("problems", splits, "test" if "test" in splits else splits[0], ipywidgets.Dropdown),
+        "height": _choice("upwards", heights, heights[-1], ipywidgets.Dropdown),
+    }
+    lines = figures.swept(scores)
+    for name in [*lines, _SINGLE]:
+        look = {"indent": False, "layout": {"width": "auto", "margin": "2px 12px 2px 0"}}
+        controls[name] = ipywidgets.Checkbox(True, description=name, **look)
+
+    def build(domain, split, height, **shown):
+        methods = {name for name in lines if shown[name]}
+        methods |= set(names("method")) - set(lines) if shown[_SINGLE] else set()
+        return figures.front(scores, domain, split, height, methods)
+
+    return Live(controls, build)
+
+
+_SINGLE = "methods at one strength"
+
+
+class CountsLab(Live):
+    """Anyone's table of counts, by path or upload: Pass@k, Cover@tau, and what the second model changed against the first.
+
+    Args:
+        source: what `passk.read_counts` takes; None: nothing is shown before a table is named or uploaded.
+
+    A table that cannot be read is refused in words, and the one before it stays. Its table is `lab.counts`.
+    """
+
+    def __init__(self, source: str | Path | None = None):
+        self.counts, self.error, self._offering = None, "", False
+        wide = {"style": _WIDE, "layout": {"width": "360px"}}
+        controls = {
+            "path": ipywidgets.Text(description="path", continuous_update=False, **wide),
+            "upload": ipywidgets.FileUpload(accept=".csv,.tsv,.txt,.json,.jsonl,.parquet", description="or upload"),
+            "family": ipywidgets.Dropdown(description="problems", **wide),
+            "base": ipywidgets.Dropdown(description="before", **wide),
+            "trained": ipywidgets.Dropdown(description="after", **wide),
+            "k": ipywidgets.SelectionSlider(options=[("–", 0)], description="k", **wide),
+        }
+        controls["path"].observe(lambda change: self._read(change["new"]), names="value")
+        controls["upload"].observe(lambda change: self._read(change["new"]), names="value")
+        self.controls = controls
+        if source is not None:
+            controls["path"].value = str(source)
+        for name in ("family", "base", "trained"):
+            controls[name].observe(self._offer_rest, names="value")
+        super().__init__(controls, self._drawn)
+
+    def _read(self, given: str | tuple):
+        try:
+            if given:
+                path = Path(given).expanduser() if isinstance(given, str) else bytes(given[0]["content"])
+                self.counts, self.error = passk.read_counts(path), ""
+                self._outcomes = cache(partial(passk.by_model, self.counts))
+                self._without_k = cache(self._drawn_without_k)
+        except (ValueError, OSError) as error:
+            self.error = str(error)
+        else:
+            self._offer_rest()
+
+    def _offer_rest(self, _change=None):
+        """What may be chosen follows from the table, and from what is chosen before it; one redraw for all."""
+        if self._offering or self.counts is None:
+            return
+        self._offering, controls = True, self.controls
+        _offer(controls["family"], [_ALL, *sorted(set(self.counts["family"]) - {""})])
+        models = self._models()
+        _offer(controls["base"], list(models))
+        _offer(controls["trained"], list(models), prefer=1)
+        ks = _powers(models[controls[name].value] for name in ("base", "trained"))
+        _offer(controls["k"], ks, prefer=len(ks) - 1)
+        self._offering = False
+
+    def _models(self) -> dict[str, Outcomes]:
+        family = self.controls["family"].value
+        return self._outcomes(None if family == _ALL else family)
+
+    def redraw(self, _change=None):
+        """Draw what is chosen."""
+        if not self._offering:
+            super().redraw()
+
+    def _drawn(self, path, upload, family, base, trained, k) -> list:
+        words = f"<p style='color:#B00020'>{escape(self.error)}</p>" if self.error else ""
+        if self.counts is None:
+            return [words or "<p>Name a file or a folder, or upload a table with the columns n and c.</p>"]
+        models = self._models()
+        chosen = {name: models[name] for name in (base, trained)}
+        flow, crossing, told = [], None, [f"{escape(name)}: {escape(repr(out))}" for name, out in chosen.items()]
+        if base != trained:
+            try:
+                flow, crossing = [figures.solved_flow(passk.compare(*chosen.values(), k), k, base, trained)], base
+                below = passk.crossing(*chosen.values())
+                told.append("Pass@k of the second " + (f"falls below at k = {below}" if below else "never falls below"))
+            except ValueError as error:
+                told.append(f"not compared: {escape(str(error))}")
+        return [f"{words}<p>{'<br>'.join(told)}</p>", *self._without_k(family, base, trained, crossing), *flow]
+
+    def _drawn_without_k(self, family: str, base: str, trained: str, crossing: str | None) -> list[go.Figure]:
+        chosen, what = {name: self._models()[name] for name in (base, trained)}, "" if family == _ALL else family
+        curves = figures.pass_at_k_curves(chosen, _powers(chosen.values()), what=what, crossing=crossing)
+        return [curves, figures.cover_curves(chosen, what)]
+
+
+_ALL = "all problems"
 
 
 class TrainingDashboard(Live):

@@ -18,6 +18,7 @@ from dphrl_lite import (
     toys,
     worlds,
 )
+from dphrl_lite.figures import style
 from dphrl_lite.objectives import METHODS
 from dphrl_lite.passk import Outcomes
 
@@ -92,6 +93,104 @@ def test_forgotten_and_gained_problems():
     assert shown["gain"].y[0] == f"grpo<br>keeps {change['keep']:.1%}, never {change['never']:.1%}"
     with pytest.raises(ValueError, match="unknown model 'base'"):
         figures.keep_forget_gain({"grpo": trained}, k=2)
+
+
+def test_a_cross_stands_where_a_curve_falls_below_base():
+    base, trained = Outcomes.from_counts(8, [1, 1, 8]), Outcomes.from_counts(8, [4, 0, 8])
+    both = {"base": base, "grpo": trained}
+    (cross,) = [t for t in figures.pass_at_k_curves(both, [1, 8], crossing="base").data if t.marker.symbol == "x"]
+    k = passk.crossing(base, trained)
+    assert (cross.x[0], cross.y[0]) == (k, pytest.approx(trained.pass_at_k(k)["mean"][0]))
+    assert len(figures.pass_at_k_curves(both, [1, 8]).data) == 6
+
+
+def test_models_of_any_name_have_different_colours():
+    found = style.colors(["base", *(f"model {i}" for i in range(12))])
+    assert len(set(found.values())) == 13
+    assert found["base"] == figures.color("base")
+
+
+def test_estimator_errors_are_those_of_the_table():
+    errors = passk.estimator_errors([0.05, 0.3], 8, range(1, 9))
+    figure = figures.estimator_errors(errors, 8)
+    part = errors[errors["estimator"] == "with replacement"]
+    bias, std = [t for t in figure.data if t.name == "with replacement"]
+    assert np.allclose(bias.y, part["bias"]) and np.allclose(std.y, part["std"])
+    assert f"{100 * part['bias'].iloc[-1]:+.1f} points" in figure.layout.title.text
+
+
+def test_flow_carries_the_expected_counts():
+    base, trained = Outcomes.from_counts(4, [4, 4, 0, 1]), Outcomes.from_counts(4, [4, 0, 3, 1])
+    change = passk.compare(base, trained, 2)
+    sankey = figures.solved_flow(change, 2, "base", "grpo").data[0]
+    assert dict(zip(sankey.link.label, sankey.link.value, strict=True)) == pytest.approx(change.to_dict(), abs=1e-5)
+    ends = dict(zip(sankey.link.label, zip(sankey.link.source, sankey.link.target, strict=True), strict=True))
+    assert ends == {"keep": (0, 2), "forget": (0, 3), "gain": (1, 2), "never": (1, 3)}
+    assert sankey.node.label[0] == f"base: solved, {change['keep'] + change['forget']:.1f}"
+    same = figures.solved_flow(passk.compare(base, base, 4), 4).data[0]
+    assert min(same.link.value) > 0  # plotly drops a node without a stream, and misplaces the others
+
+
+def test_cover_curves_are_cover_at_tau():
+    out = Outcomes.from_counts(4, [0, 1, 2, 4])
+    line = traces(figures.cover_curves({"base": out}))["base"]
+    assert line.x.tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert line.y.tolist() == [0.75, 0.5, 0.25, 0.25]
+
+
+def test_diversity_is_the_share_with_at_least_so_many():
+    table = pd.DataFrame({"method": ["base"] * 4 + ["grpo"] * 2, "distinct": [0, 1, 3, 3, 1, 0]})
+    base, grpo = figures.diversity(table).data
+    assert base.y.tolist() == [0.75, 0.5, 0.5]
+    assert grpo.y.tolist() == [0.5, 0, 0]
+    assert base.name == "base: mean 1.75"
+
+
+@pytest.fixture
+def scores():
+    runs = [
+        ("base", None, 0, 0.3, 1.0),
+        ("rkl", 1.0, 0, 0.4, 0.8),
+        ("rkl", 0.1, 0, 0.5, 0.7),
+        ("rkl", 0.1, 1, 0.7, 0.5),
+    ]
+    runs += [("grpo", None, 0, 0.6, 0.6)]
+    table = pd.DataFrame(runs, columns=["method", "strength", "seed", "Pass@1", "Pass@8"])
+    table = table.assign(domain="toy", split="test", distinct=2.0)
+    return table.set_index(["domain", "split", "method", "strength", "seed"])
+
+
+def test_front_is_the_mean_over_seeds_along_the_strengths(scores):
+    shown = traces(figures.front(scores, "toy", height="Pass@8"))
+    assert set(shown) == {"base", "rkl", "grpo"}
+    assert shown["rkl"].x.tolist() == pytest.approx([0.6, 0.4])
+    assert shown["rkl"].y.tolist() == pytest.approx([0.6, 0.8])
+    assert (
+        shown["rkl"].text[0]
+        == "<b>rkl</b>, strength 0.1<br>mean of 2 seeds<br>Pass@1 60.0%<br>Pass@8 60.0%<br>distinct 2.00"
+    )
+    assert shown["grpo"].mode == "markers"
+    (dots,) = [t for t in figures.front(scores, "toy", height="Pass@8").data if t.legendgroup == "rkl" and not t.name]
+    assert sorted(dots.x) == [0.4, 0.5, 0.7]
+    assert "strength 0.1<br>seed 1<br>Pass@1 70.0%" in dots.text[list(dots.x).index(0.7)]
+    assert figures.swept(scores) == ["rkl"]
+
+
+def test_front_shows_what_is_asked_for_and_says_where_there_is_nothing(scores):
+    assert set(traces(figures.front(scores, "toy", height="distinct", methods=["grpo"]))) == {"base", "grpo"}
+    empty = figures.front(scores.assign(**{"Pass@8": np.nan}), "toy", height="Pass@8")
+    assert "choose a smaller k" in empty.layout.annotations[0].text
+    with pytest.raises(ValueError, match="unknown column of scores 'Pass@3'"):
+        figures.front(scores, "toy", height="Pass@3")
+
+
+def test_matched_differences_tell_clear_ones_from_others():
+    table = pd.DataFrame({"domain": "toy", "first": list("abc"), "second": "z", "difference": [0.1, 0.01, np.nan]})
+    table = table.assign(low=[0.05, -0.02, np.nan], high=[0.15, 0.05, np.nan], from_=0.3, to=0.4)
+    clear, unclear = figures.matched_differences(table).data
+    assert list(clear.y) == ["toy: a − z"] and list(clear.x) == [0.1]
+    assert clear.error_x.array[0] == pytest.approx(0.05) and clear.error_x.arrayminus[0] == pytest.approx(0.05)
+    assert "toy: b − z" in unclear.y and "toy: c − z<br>no common Pass@1" in unclear.y
 
 
 def test_gallery_names_who_covers():

@@ -1,18 +1,19 @@
 """Every control of every widget, without a kernel: set `.value`, and the figure's data must follow."""
 
 import json
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from dphrl_lite import divergences, lowrank, presampling, widgets
+from dphrl_lite import divergences, lowrank, passk, presampling, widgets
 from dphrl_lite.passk import Outcomes
 
 
 def shown(widget):
-    return [figure.to_json() for figure in widget.figures]
+    return [figure if isinstance(figure, str) else figure.to_json() for figure in widget.figures]
 
 
 def change(widget, control, value):
@@ -133,6 +134,119 @@ def test_pass_at_k_explorer_follows_every_control():
     assert [plot.wait for plot in explorer.plots.children] == [0, 100]  # the second waits until the hand rests
     for control, value in {"family": "cd4", "k": 2, "confidence": 0.8}.items():
         assert change(explorer, control, value), control
+
+
+def test_bias_lab_follows_the_number_of_answers():
+    lab = widgets.bias_lab([0.1, 0.5], drawn=16)
+    for n in (4, 64):
+        assert change(lab, "n", n)
+        assert lab.figures[0].layout.title.text.startswith(f"{n} answers")
+
+
+def test_flow_explorer_follows_every_control_and_offers_what_there_is():
+    rng = np.random.default_rng(0)
+    models = lambda *names: {name: Outcomes(rng.random((20, 16)) < 0.3) for name in ("base", *names)}
+    explorer = widgets.flow_explorer(
+        {"cd3": models("grpo", "dph-js"), "cd4": models("dph-js", "grpo"), "sql": models()}
+    )
+    assert explorer.controls["model"].options == ("grpo", "dph-js")
+    for control, value in {"model": "dph-js", "k": 2, "family": "cd4"}.items():
+        assert change(explorer, control, value), control
+    assert explorer.controls["model"].value == "dph-js"
+    explorer.controls["family"].value = "sql"
+    assert "No trained model" in explorer.plots.children[0].value
+    explorer.controls["family"].value = "cd3"
+    assert isinstance(explorer.plots.children[0], widgets.Plot)
+
+
+@pytest.fixture
+def scores():
+    index = [(d, s, m, w, seed) for d in ("countdown", "sql") for s in ("validation", "test", "probe")
+             for m, w in (("base", None), ("grpo", None), ("rkl", 0.1), ("rkl", 1.0), ("dph-f+all", 0.1), ("dph-f+all", 1.0))
+             for seed in ((0,) if m == "base" else (0, 1))]  # fmt: skip
+    index = pd.MultiIndex.from_tuples(index, names=["domain", "split", "method", "strength", "seed"])
+    values = np.random.default_rng(0).random((len(index), 4))
+    table = pd.DataFrame(values, index, columns=["distinct", "Pass@1", "Pass@4", "Pass@64"])
+    table.loc[table.index.get_level_values("split") == "probe", "Pass@64"] = np.nan
+    return table
+
+
+def test_front_explorer_follows_every_control(scores):
+    explorer = widgets.front_explorer(scores)
+    assert set(explorer.controls) == {"domain", "split", "height", "rkl", "dph-f+all", "methods at one strength"}
+    moves = {"domain": "sql", "split": "validation", "height": "Pass@4", "rkl": False, "methods at one strength": False}
+    for control, value in (moves | {"dph-f+all": False}).items():
+        assert change(explorer, control, value), control
+    assert {t.name for t in explorer.figures[0].data} == {"base"}
+    assert change(explorer, "height", "distinct")
+    explorer.controls["height"].value, explorer.controls["split"].value = "Pass@64", "probe"
+    assert "choose a smaller k" in explorer.figures[0].layout.annotations[0].text
+
+
+def uploaded(table, name="mine.csv"):
+    """What the browser's half of `FileUpload` sets."""
+    content = table if isinstance(table, bytes) else table.to_csv(index=False).encode()
+    file = {"name": name, "type": "text/csv", "size": len(content), "content": memoryview(content)}
+    return (file | {"last_modified": datetime(2026, 1, 1, tzinfo=UTC)},)
+
+
+def counts_of(*models, n=16, problems=12):
+    rng = np.random.default_rng(len(models))
+    tables = [
+        pd.DataFrame({"model": m, "problem": range(problems), "n": n, "c": rng.integers(0, n + 1, problems)})
+        for m in models
+    ]
+    return pd.concat(tables).assign(family=lambda table: np.where(table["problem"] < 5, "few", "more"))
+
+
+def test_counts_lab_draws_an_uploaded_table_of_two_models():
+    lab = widgets.CountsLab()
+    assert "upload a table" in lab.figures[0]
+    assert len(lab.figures) == 1
+    table = counts_of("old", "new", "newest")
+    lab.controls["upload"].value = uploaded(table)
+    words, curves, cover, flow = lab.figures
+    assert [isinstance(child, widgets.Plot) for child in lab.plots.children] == [False, True, True, True]
+    old, new = (
+        passk.Outcomes.from_counts(rows["n"], rows["c"]) for _, rows in list(table.groupby("model", sort=False))[:2]
+    )
+    means = {t.name: t.y for t in curves.data if t.name}
+    assert np.allclose(means["old"], old.pass_at_k([1, 2, 4, 8, 16])["mean"])
+    assert np.allclose(next(t for t in cover.data if t.name == "new").y[-1], new.cover_at(1.0))
+    assert sorted(flow.data[0].link.value) == pytest.approx(sorted(passk.compare(old, new, 16)), abs=1e-4)
+    below = passk.crossing(old, new)
+    assert (f"falls below at k = {below}" if below else "never falls below") in words
+    for control, value in {"family": "few", "k": 2, "trained": "newest", "base": "new"}.items():
+        assert change(lab, control, value), control
+
+
+def test_counts_lab_with_one_model_has_no_flow():
+    lab = widgets.CountsLab()
+    lab.controls["upload"].value = uploaded(pd.DataFrame({"n": [4, 4], "c": [1, 4]}))
+    assert len(lab.figures) == 3
+    lab.controls["upload"].value = uploaded(counts_of("old", "new"))
+    assert len(lab.figures) == len(lab.plots.children) == 4
+    other = counts_of("old", "new").iloc[:-1]
+    lab.controls["upload"].value = uploaded(other)
+    assert len(lab.figures) == 3
+    assert "not compared: base has 12 problems and trained 11" in lab.figures[0]
+
+
+def test_counts_lab_reads_a_path_and_keeps_the_table_when_the_next_is_refused(tmp_path):
+    path = tmp_path / "counts.jsonl"
+    counts_of("old", "new").to_json(path, orient="records", lines=True)
+    lab = widgets.CountsLab(path)
+    assert lab.controls["path"].value == str(path)
+    before = [figure.to_json() for figure in lab.figures[1:]]
+    for bad in (uploaded(b"n,c\n4,5\n"), uploaded(b"n,right\n<b>,5\n"), uploaded(b"")):
+        lab.controls["upload"].value = bad
+        assert lab.error and "expected" in lab.figures[0] and "<b>" not in lab.figures[0]
+        assert [figure.to_json() for figure in lab.figures[1:]] == before
+    lab.controls["path"].value = str(tmp_path / "none.csv")
+    assert "no table at" in lab.figures[0]
+    counts_of("older", "newer", n=4).to_parquet(tmp_path / "b.parquet")
+    lab.controls["path"].value = str(tmp_path)
+    assert lab.error == "" and lab.controls["base"].value == "older" and lab.controls["k"].options[-1] == 4
 
 
 def test_training_dashboard_reads_the_logs_as_they_grow(tmp_path):

@@ -4,6 +4,15 @@ No widgets here and no training; arithmetic beyond counting and axis limits belo
 """
 
 # ruff: noqa: F401
+from dphrl_lite.figures.analysis import (
+    cover_curves,
+    diversity,
+    estimator_errors,
+    front,
+    matched_differences,
+    solved_flow,
+    swept,
+)
 from dphrl_lite.figures.dynamics import answer_mass, collapse_lab, hybrid_split, optima, pass_over_time, strength_front
 from dphrl_lite.figures.estimates import clamp_curves, estimator_bars, estimator_table, filtering_curves
 from dphrl_lite.figures.geometry import coverage, divergence_explorer, gallery, generators, mass_map, simplex

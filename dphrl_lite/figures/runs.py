@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from dphrl_lite import passk
 from dphrl_lite.errors import lookup
-from dphrl_lite.figures.style import BUCKETS, INK, color, faded, styled
+from dphrl_lite.figures.style import BUCKETS, INK, color, colors, faded, styled
 from dphrl_lite.passk import Outcomes
 
 
@@ -81,7 +81,11 @@ def training_dashboard(logs: Mapping[str, pd.DataFrame | Sequence[dict]]) -> go.
 
 
 def pass_at_k_curves(
-    outcomes: Mapping[str, Outcomes], ks: Sequence[int], confidence: float = 0.95, what: str = ""
+    outcomes: Mapping[str, Outcomes],
+    ks: Sequence[int],
+    confidence: float = 0.95,
+    what: str = "",
+    crossing: str | None = None,
 ) -> go.Figure:
     """Pass@k against k (logarithmic) with bootstrap bands over problems, one colour per model.
 
@@ -90,16 +94,20 @@ def pass_at_k_curves(
         ks: where to evaluate.
         confidence: coverage of the bands.
         what: the problems, for the title.
+        crossing: a model; where another's curve first falls below its, a cross stands.
     """
     figure, tables = go.Figure(), {name: out.pass_at_k(ks, confidence) for name, out in outcomes.items()}
+    hues = colors(outcomes)
     for name, table in tables.items():  # bands first, so that none lies over a line
         band = {"mode": "lines", "line": {"width": 0}, "legendgroup": name, "showlegend": False, "hoverinfo": "skip"}
         figure.add_scatter(x=table["k"], y=table["high"], **band)
-        figure.add_scatter(x=table["k"], y=table["low"], fill="tonexty", fillcolor=faded(color(name)), **band)
+        figure.add_scatter(x=table["k"], y=table["low"], fill="tonexty", fillcolor=faded(hues[name]), **band)
     for name, table in tables.items():
-        look = {"mode": "lines+markers", "marker": {"size": 8}, "line": {"color": color(name), "width": 3}}
+        look = {"mode": "lines+markers", "marker": {"size": 8}, "line": {"color": hues[name], "width": 3}}
         look["hovertemplate"] = f"Pass@%{{x}} = %{{y:.3f}}<extra>{name}</extra>"
         figure.add_scatter(x=table["k"], y=table["mean"], name=name, legendgroup=name, **look)
+    for name, out in outcomes.items() if crossing else ():
+        _add_crossing(figure, name, passk.crossing(outcomes[crossing], out), out, hues[name])
     words = list(map(str, ks))
     figure.update_xaxes(title_text="k: answers one may submit", type="log", tickvals=list(ks), ticktext=words)
     lowest = min(table["low"].min() for table in tables.values())
@@ -107,6 +115,14 @@ def pass_at_k_curves(
     problems = len(next(iter(outcomes.values())))
     title = f"Pass@k{f' on {what}' if what else ''}: {problems} problems, {confidence:.0%} bands"
     return styled(figure, 400, title, legend={"x": 0.98, "y": 0.04, "xanchor": "right"}, uirevision="keep")
+
+
+def _add_crossing(figure: go.Figure, name: str, k: int | None, out: Outcomes, hue: str):
+    if k is not None:
+        marker = {"symbol": "x", "size": 13, "color": hue, "line": {"color": "white", "width": 1.5}}
+        look = {"mode": "markers", "marker": marker, "legendgroup": name, "showlegend": False}
+        look["hovertemplate"] = f"crosses at k = %{{x}}<extra>{name}</extra>"
+        figure.add_scatter(x=[k], y=[passk.pass_at_k(out.n, out.c, k).mean()], **look)
 
 
 def keep_forget_gain(outcomes: Mapping[str, Outcomes], k: int, base: str = "base") -> go.Figure:

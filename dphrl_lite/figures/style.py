@@ -1,5 +1,7 @@
 """What all figures share: one colour per method and divergence throughout the kit, fonts, margins. Draws nothing."""
 
+from collections.abc import Iterable
+
 import plotly.graph_objects as go
 import plotly.io as pio
 
@@ -38,6 +40,15 @@ def color(name: str) -> str:
     return _SPARE[sum(map(ord, name)) % len(_SPARE)]
 
 
+def colors(names: Iterable[str]) -> dict[str, str]:
+    """`color` of each name, no two of them alike as long as there are spare ones."""
+    found: dict[str, str] = {}
+    for name in names:
+        spare = [hue for hue in (color(name), *_SPARE, *COLORS.values()) if hue not in found.values()]
+        found[name] = spare[0] if spare else color(name)
+    return found
+
+
 def styled(figure: go.Figure, height: int, title: str = "", **layout) -> go.Figure:
     """`figure` itself, with the kit's fonts and margins, a height in pixels and a title on the left."""
     figure.update_layout(
@@ -51,7 +62,7 @@ def styled(figure: go.Figure, height: int, title: str = "", **layout) -> go.Figu
     return figure
 
 
-def faded(hue: str) -> str:
+def faded(hue: str, opacity: float = 0.16) -> str:
     """A colour such as "#0072B2", nearly transparent, for bands."""
     red, green, blue = (int(hue[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.16)"
+    return f"rgba({red},{green},{blue},{opacity})"

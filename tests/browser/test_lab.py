@@ -68,6 +68,7 @@ MAIN_SLIDERS = {
     "02_estimators": "distance",
     "03_collapse_in_miniature": "strength",
     "07_qlora_at_7b": "LoRA rank",
+    "08_pass_at_k_analysis": "answers drawn",
 }
 
 
@@ -125,4 +126,46 @@ def test_rollouts_are_browsed_with_the_keyboard_alone(notebook):
         page.wait_for_function("([node, before]) => node.innerText !== before", arg=[shown.element_handle(), before])
     assert "Completion 2, token by token" in shown.inner_text()
     notebook.picture("rollout_browser", cell.locator(".jp-Cell-outputWrapper"))
+    assert_nothing_went_wrong(notebook)
+
+
+def test_the_front_follows_its_switches_and_names_the_run_under_the_pointer(notebook):
+    run_without_errors(notebook, "08_pass_at_k_analysis.ipynb")
+    upwards = '.widget-dropdown:has(.widget-label:text-is("upwards"))'
+    cell = notebook.scroll_to(f".jp-Cell:has({upwards})")
+    plot = cell.locator(".js-plotly-plot").first
+    plot.locator(".main-svg").first.wait_for()
+    for turn in (
+        lambda: cell.locator(f"{upwards} select").select_option("distinct"),
+        lambda: cell.get_by_label("rkl", exact=True).uncheck(),
+    ):
+        before = cell.evaluate(DATA)
+        turn()
+        wait_for_change(notebook, cell, before)
+    plot.scroll_into_view_if_needed()
+    point = plot.locator(".scatterlayer .trace .point").last.bounding_box()
+    notebook.page.mouse.move(point["x"] + point["width"] / 2, point["y"] + point["height"] / 2, steps=5)
+    told = plot.locator(".hoverlayer .hovertext").first
+    told.wait_for()
+    assert "Pass@64" in told.text_content() and "seed" in told.text_content()
+    notebook.picture("front", cell.locator(".jp-Cell-outputWrapper"))
+    assert_nothing_went_wrong(notebook)
+
+
+def test_a_table_of_ones_own_is_uploaded(notebook):
+    run_without_errors(notebook, "08_pass_at_k_analysis.ipynb")
+    cell = notebook.scroll_to('.jp-Cell:has(button:has-text("or upload"))')
+    cell.locator(".js-plotly-plot .main-svg").first.wait_for()
+    for name, table in (("bad.csv", "n,right\n8,1\n"), ("good.csv", "model,problem,n,c\nmine,p,8,1\nours,p,8,4\n")):
+        shown = cell.locator(".widget-html-content").first
+        before = shown.inner_text()
+        with notebook.page.expect_file_chooser() as chooser:
+            cell.locator('button:has-text("or upload")').click()
+        chooser.value.set_files({"name": name, "mimeType": "text/csv", "buffer": table.encode()})
+        notebook.page.wait_for_function(
+            "([node, before]) => node.innerText !== before", arg=[shown.element_handle(), before]
+        )
+        assert ("no column c" in shown.inner_text()) == (name == "bad.csv")
+    assert "mine: Outcomes(1 problems, 8 samples each" in shown.inner_text()
+    notebook.picture("counts", cell.locator(".jp-Cell-outputWrapper"))
     assert_nothing_went_wrong(notebook)
