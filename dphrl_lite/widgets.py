@@ -446,7 +446,7 @@ class TrainingLab(TrainingDashboard):
             "strength": ipywidgets.FloatLogSlider(METHODS["dph-js"].strength, description="strength", **slider),
             "learning_rate": _choice("learning rate", rates, 1e-4),
             "steps": _choice("steps in all", [5, 10, 20, 40, 60, 80, 120], 40),
-            "family": _choice("Pass@k on", families, families[-1], ipywidgets.Dropdown),
+            "family": _choice("Pass@k on", families, "cd4" if "cd4" in families else families[0], ipywidgets.Dropdown),
         }
         controls["method"].observe(self._take_strength, names="value")
         super().__init__(folders, seconds, controls, [self.start, self.stop, self.reset])
@@ -535,7 +535,7 @@ class TrainingLab(TrainingDashboard):
             table = pd.concat([table.assign(method=name) for name, table in self.tables.items()], ignore_index=True)
             models = experiments.by_family(table)[family]
             ks = _powers_of_two(models.values())
-            below = {name: passk.crossing(models["base"], out, ks) for name, out in models.items() if name != "base"}
+            below = {name: passk.crossing(models["base"], out) for name, out in models.items() if name != "base"}
             words = [f"{escape(name)}: {'nowhere' if k is None else f'k = {k}'}" for name, k in below.items()]
             legend = f"Below the base model from … on. {'; '.join(words)}"
             self._curves[family] = figures.pass_at_k_curves(models, ks, what=family), legend

@@ -35,7 +35,8 @@ def traces(figure):
 def test_one_colour_per_method_throughout():
     assert set(figures.COLORS) >= set(list(METHODS)[:9]) | {"base"}
     assert len(set(figures.COLORS.values())) == len(figures.COLORS)
-    assert figures.color("js") == figures.color("dph-js")
+    assert figures.color("js") == figures.color("dph-js") == figures.color("dph-js at 2, lr 0.001")
+    assert figures.color("grpo") == figures.color("grpo, lr 0.001")
     assert figures.color("never-heard-of") == figures.color("never-heard-of")
 
 
