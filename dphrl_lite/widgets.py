@@ -398,7 +398,7 @@ class TrainingDashboard(Live):
 
 
 def _button(label: str, press: Callable) -> ipywidgets.Button:
-    button = ipywidgets.Button(description=label)
+    button = ipywidgets.Button(description=label, layout={"width": "auto"})
     button.on_click(press)
     return button
 

@@ -84,6 +84,7 @@ def training_dashboard(
         words = "no run with a penalty yet" if metric in ("penalty", "log_u_mean") else "nothing logged yet"
         figure.add_scatter(x=[0], y=[0], mode="text", text=[words], showlegend=False, hoverinfo="skip", **place)
     figure.update_xaxes(title_text="training step", row=rows)
+    figure.update_yaxes(exponentformat="e")  # not 400µ
     figure.update_annotations(font_size=14)
     legend = {"orientation": "h", "yref": "container", "y": 0.99, "yanchor": "top", "x": 1, "xanchor": "right"}
     return styled(figure, 80 + 220 * rows, title, legend=legend, uirevision="keep")
