@@ -370,16 +370,22 @@ class TrainingDashboard(Live):
     Args:
         folders: run name -> folder given to `training.train(..., out=folder)`; those without a log yet are left out.
         seconds: shortest time between two redraws by `follow`.
+        controls, buttons: further widgets, as in `Live`.
+        **look: further arguments of `figures.training_dashboard`.
 
     Pass `dashboard.follow` as `on_step` to a run in this notebook, or press Refresh for runs elsewhere.
     """
 
-    def __init__(self, folders: Mapping[str, str | Path], seconds: float = 1.0, controls=None, buttons: Sequence = ()):
+    def __init__(
+        self, folders: Mapping[str, str | Path], seconds: float = 1.0, controls=None, buttons: Sequence = (), **look
+    ):
         self.folders, self.seconds, self._drawn, self._lock = dict(folders), seconds, 0.0, threading.RLock()
+        self._look = look
         super().__init__(controls or {}, self._from_logs, extra=[*buttons, _button("Refresh", self.redraw)])
 
     def _from_logs(self) -> go.Figure:
-        return figures.training_dashboard({name: log for name in self.folders if (log := self._log(name))})
+        logs = {name: log for name in self.folders if (log := self._log(name))}
+        return figures.training_dashboard(logs, **self._look)
 
     def _log(self, name: str) -> list[dict]:
         folder = Path(self.folders[name])
@@ -542,7 +548,7 @@ class TrainingLab(TrainingDashboard):
         return self._curves[family]
 
 
-def solution_browser(policies: Mapping, task, problems: Sequence, samples: int = 512) -> Live:
+def solution_browser(policies: Mapping, task, problems: Sequence, samples: int = 1024) -> Live:
     """Choose a problem: its different right answers, and how many of `samples` answers of each policy gave them.
 
     Args:

@@ -145,6 +145,8 @@ def test_training_dashboard_reads_the_logs_as_they_grow(tmp_path):
     (tmp_path / "grpo" / "log.jsonl").write_text(json.dumps(record) + "\n")
     dashboard.follow(record)
     assert {t.name for t in dashboard.figures[0].data} == {None, "grpo"}
+    short = widgets.TrainingDashboard({"grpo": tmp_path / "grpo"}, metrics=("reward", "entropy"))
+    assert [trace.y.tolist() for trace in short.figures[0].data] == [[0.2], [0.5]]
     patient = widgets.TrainingDashboard({"grpo": tmp_path / "grpo"}, seconds=3600)
     before = patient.figures[0]
     patient.follow(record)

@@ -50,6 +50,7 @@ _LABELS = {
     "log_u_mean": "mean log u on rehearsal (nats)",
     "loss_exploration": "the loss L_exp",
     "gradient_norm": "gradient norm, before clipping",
+    "clipped_low": "tokens stopped by the lower clip",
     "clipped_high": "tokens stopped by the upper clip",
     "zero_spread": "groups all right or all wrong",
 }
@@ -83,6 +84,7 @@ def training_dashboard(
     for metric, place in missing.items():
         words = "no run with a penalty yet" if metric in ("penalty", "log_u_mean") else "nothing logged yet"
         figure.add_scatter(x=[0], y=[0], mode="text", text=[words], showlegend=False, hoverinfo="skip", **place)
+        figure.update_xaxes(showticklabels=False, **place).update_yaxes(showticklabels=False, **place)
     figure.update_xaxes(title_text="training step", row=rows)
     figure.update_yaxes(exponentformat="e")  # not 400µ
     figure.update_annotations(font_size=14)
@@ -157,17 +159,16 @@ def keep_forget_gain(outcomes: Mapping[str, Outcomes], k: int, base: str = "base
 def solution_bars(counts: pd.DataFrame, prompt: str, base: str = "base") -> go.Figure:
     """How often each model finds each different right solution of one problem; the legend counts the solutions that died.
 
-    A solution has died if `base` found it `OFTEN` times or more, and the model never: were it as likely as before, that
-    would happen in fewer than 1 of 1,000 cases. Of many solutions those that come first are drawn, and all are counted.
+    Which have died `passk.died` says. Of many solutions those that come first are drawn, and all are counted.
 
     Args:
         counts: from `experiments.solution_counts`: rows solutions, columns models, `base` among them.
         prompt: the problem, for the title.
         base: the model that the others are compared with.
     """
-    figure, alive, drawn = go.Figure(), counts[counts[base] >= OFTEN], counts.head(DRAWN)
+    figure, died, drawn = go.Figure(), passk.died(counts, base), counts.head(DRAWN)
     for name in counts:
-        dead = f": {(alive[name] == 0).sum()} of {len(alive)} died" if name != base else ""
+        dead = ": {died} of {of} died".format(**died.loc[name]) if name != base else ""
         look = {"name": name + dead, "marker_color": color(name), "text": drawn[name], "textangle": 0}
         figure.add_bar(x=drawn.index, y=drawn[name], textposition="outside", cliponaxis=False, **look)
     more = f", the first {DRAWN} of {len(counts)}" if len(counts) > DRAWN else ""
@@ -178,4 +179,3 @@ def solution_bars(counts: pd.DataFrame, prompt: str, base: str = "base") -> go.F
 
 
 DRAWN = 16  # more bars cannot be read
-OFTEN = 8  # Poisson: exp(-8) is 0.0003
