@@ -130,12 +130,17 @@ def _labelled(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(model=table["method"].where(strengths <= 1, at), family=family)
 
 
-def solution_counts(policies: Mapping[str, Policy], task: Task, problem: Problem, samples: int = 512) -> pd.DataFrame:
-    """How many of `samples` answers to one problem found each different right solution: rows solutions, columns models."""
+def solution_counts(
+    policies: Mapping[str, Policy], task: Task, problem: Problem, samples: int = 512, by: str = "distinct"
+) -> pd.DataFrame:
+    """How many of `samples` answers to one problem gave each different right one: rows answers, columns models.
+
+    Answers are told apart by "distinct", the verifier's canonical form, or by "completion", as they are written.
+    """
     found = {}
     for name, policy in policies.items():
         rollouts = presampling.sample(policy, task, [problem], samples, seed=2, progress=False)
-        found[name] = rollouts[rollouts["correct"]]["distinct"].value_counts()
+        found[name] = rollouts[rollouts["correct"]][by].value_counts()
     table = pd.DataFrame(found).fillna(0).astype(int)
     return table.sort_values(list(table), ascending=False)
 

@@ -273,6 +273,23 @@ def _order(base: Outcomes, trained: Outcomes) -> np.ndarray:
     return np.array([place[name] for name in base.problem_ids])
 
 
+def died(counts: pd.DataFrame, base: str = "base", often: int = 8) -> pd.DataFrame:
+    """How many of the answers that `base` gave at least `often` times each other model never gave.
+
+    Were such an answer as likely as before, as many samples would miss it in fewer than exp(-often) of all cases.
+
+    Args:
+        counts: rows different right answers to one problem, columns models: how many of equally many samples gave it.
+        base: the model that the others are compared with.
+        often: fewer could be chance.
+
+    Returns:
+        Table by model: died, and of how many.
+    """
+    alive = counts[counts[base] >= often].drop(columns=base)
+    return pd.DataFrame({"died": (alive == 0).sum(), "of": len(alive)})
+
+
 # ---- anyone's counts -------------------------------------------------------------------------------------------------
 
 _WANTED = (

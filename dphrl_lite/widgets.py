@@ -6,11 +6,14 @@ newest figures in `widget.figures`, so that every control can be tested without 
 
 import json
 import math
+import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, lru_cache, partial
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 
 import anywidget
 import ipywidgets
@@ -26,6 +29,7 @@ from dphrl_lite import (
     costs,
     divergences,
     estimators,
+    experiments,
     figures,
     lowrank,
     passk,
@@ -35,6 +39,8 @@ from dphrl_lite import (
     training,
     worlds,
 )
+from dphrl_lite.errors import lookup
+from dphrl_lite.objectives import METHODS
 from dphrl_lite.passk import Outcomes
 
 _WIDE = {"description_width": "120px"}
@@ -527,19 +533,26 @@ class TrainingDashboard(Live):
     Args:
         folders: run name -> folder given to `training.train(..., out=folder)`; those without a log yet are left out.
         seconds: shortest time between two redraws by `follow`.
+        controls, buttons: further widgets, as in `Live`.
+        **look: further arguments of `figures.training_dashboard`.
 
     Pass `dashboard.follow` as `on_step` to a run in this notebook, or press Refresh for runs elsewhere.
     """
 
-    def __init__(self, folders: Mapping[str, str | Path], seconds: float = 1.0):
-        self.folders, self.seconds, self._drawn = dict(folders), seconds, 0.0
-        button = ipywidgets.Button(description="Refresh")
-        button.on_click(self.redraw)
-        super().__init__({}, self._from_logs, extra=[button])
+    def __init__(
+        self, folders: Mapping[str, str | Path], seconds: float = 1.0, controls=None, buttons: Sequence = (), **look
+    ):
+        self.folders, self.seconds, self._drawn, self._lock = dict(folders), seconds, 0.0, threading.RLock()
+        self._look = look
+        super().__init__(controls or {}, self._from_logs, extra=[*buttons, _button("Refresh", self.redraw)])
 
     def _from_logs(self) -> go.Figure:
-        written = {name: f for name, f in self.folders.items() if (Path(f) / training.LOG).is_file()}
-        return figures.training_dashboard({name: training.read_log(folder) for name, folder in written.items()})
+        logs = {name: log for name in self.folders if (log := self._log(name))}
+        return figures.training_dashboard(logs, **self._look)
+
+    def _log(self, name: str) -> list[dict]:
+        folder = Path(self.folders[name])
+        return training.read_log(folder) if (folder / training.LOG).is_file() else []
 
     def follow(self, _metrics: dict):
         """Redraw if the last redraw is at least `seconds` ago."""
@@ -548,8 +561,173 @@ class TrainingDashboard(Live):
 
     def redraw(self, _change=None):
         """Read the logs and draw them."""
-        super().redraw()
-        self._drawn = time.monotonic()
+        with self._lock:  # a run in a thread draws, and so does whoever moves a control meanwhile
+            super().redraw()
+            self._drawn = time.monotonic()
+
+
+def _button(label: str, press: Callable) -> ipywidgets.Button:
+    button = ipywidgets.Button(description=label, layout={"width": "auto"})
+    button.on_click(press)
+    return button
+
+
+class _Stopped(Exception):
+    """Raised between two steps of a run whose Stop button was pressed."""
+
+
+class TrainingLab(TrainingDashboard):
+    """Start, stop and continue real runs of any method: their curves while they train, their Pass@k when they are done.
+
+    A run trains in a thread, so that the page answers meanwhile. Each choice of method, strength and learning rate has a
+    folder of its own under `work`, with a checkpoint of every step: Continue goes on exactly where Stop stopped, or where a
+    longer run is wanted, tomorrow as well.
+
+    Args:
+        policy, data, parts: the reference, an `experiments.Miniature`, and the partition of its training problems.
+        tables: model -> outcomes table of `data.test` (see `experiments.evaluate`), with "base" among them.
+        folders: run name -> folder of earlier runs whose curves are shown, too.
+        work: where the folders of new runs lie.
+        seconds: shortest time between two redraws while training.
+        **settings: further fields of `TrainConfig`.
+    """
+
+    def __init__(
+        self, policy, data, parts, tables, folders=MappingProxyType({}), work="runs/lab", seconds=1.0, **settings
+    ):
+        self.policy, self.data, self.parts, self.tables = policy, data, parts, dict(tables)
+        self.samples = int(lookup(tables, "model", "base")["n"].min())
+        self.work, self.settings = Path(work), {"checkpoint_every": 1, "progress": False} | settings
+        self.thread, self._stopping, self._says, self._curves = None, threading.Event(), "press Start", {}
+        self.start, self.stop = _button("Start", self._start), _button("Stop", self._stop)
+        self.reset = _button("Delete this run", self._reset)
+        slider = {
+            "min": -2,
+            "max": 1,
+            "step": 0.1,
+            "readout_format": ".2g",
+            "style": _WIDE,
+            "layout": {"width": "360px"},
+        }
+        families, rates = list(data.test), [(f"{rate:g}", rate) for rate in (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)]
+        controls = {
+            "method": _choice("method", list(METHODS), "dph-js", ipywidgets.Dropdown),
+            "strength": ipywidgets.FloatLogSlider(METHODS["dph-js"].strength, description="strength", **slider),
+            "learning_rate": _choice("learning rate", rates, 1e-4),
+            "steps": _choice("steps in all", [5, 10, 20, 40, 60, 80, 120], 40),
+            "family": _choice("Pass@k on", families, "cd4" if "cd4" in families else families[0], ipywidgets.Dropdown),
+        }
+        controls["method"].observe(self._take_strength, names="value")
+        super().__init__(folders, seconds, controls, [self.start, self.stop, self.reset])
+
+    def _take_strength(self, _change):
+        """Each method begins at its own strength: for the DPH methods that of equal curvature."""
+        method = METHODS[self.controls["method"].value]
+        self.controls["strength"].value = method.strength or self.controls["strength"].value
+        self.controls["strength"].disabled = method.penalty == "none"
+
+    def _chosen(self) -> tuple[str, dict]:
+        """The run that the controls describe: its name and its settings."""
+        method, strength, rate = (self.controls[name].value for name in ("method", "strength", "learning_rate"))
+        strength = None if METHODS[method].penalty == "none" else float(f"{strength:.2g}")
+        name = method + ("" if strength is None else f" at {strength:g}") + f", lr {rate:g}"
+        return name, {"method": method, "strength": strength, "learning_rate": rate}
+
+    def _place(self, name: str) -> Path:
+        return self.work / name.replace(",", "").replace(" ", "-")
+
+    def _start(self, _button=None):
+        if self.thread is None:
+            name, chosen = self._chosen()
+            self.folders[name] = self._place(name)
+            steps = max(self.controls["steps"].value, len(self._log(name)))
+            self._stopping.clear()
+            self.thread = threading.Thread(target=self._run, args=(name, steps, chosen), daemon=True)
+            self._say(f"{name}: preparing")
+            self.thread.start()
+
+    def _run(self, name: str, steps: int, chosen: dict):
+        """In the thread: train, then evaluate. Whatever happens, the page says so and can go on."""
+        try:
+            place = {"out": self.folders[name], "on_step": partial(self._after_step, name, steps)}
+            data = self.policy, self.data.task, self.data.train, self.parts
+            run = training.train(*data, steps=steps, **place, **chosen, **self.settings)
+            self._say(f"{name}: {steps} steps done, evaluating on held-out problems")
+            told = {"method": name, "samples": self.samples, "progress": False}
+            self.tables[name] = experiments.evaluate(run.policy, self.data.task, self.data.test, **told)
+            self._curves.clear()
+            says = f"{name}: {steps} steps done and evaluated. For more, raise “steps in all” and continue"
+        except _Stopped:
+            says = f"{name}: stopped after {len(self._log(name))} of {steps} steps. Continue goes on from there"
+        except Exception as error:  # in a thread nobody else would show it
+            says = f"{name}: {error}"
+        self.thread = None
+        self._say(says)
+
+    def _after_step(self, name: str, steps: int, record: dict):
+        self._says = f"{name}: step {record['step']} of {steps}"
+        self.follow(record)
+        if self._stopping.is_set():
+            raise _Stopped  # the step is logged and has its checkpoint
+
+    def _stop(self, _button=None):
+        if self.thread is not None:
+            self._stopping.set()
+            self._say("stopping when this step is done")
+
+    def _reset(self, _button=None):
+        if self.thread is None:
+            name, _ = self._chosen()
+            shutil.rmtree(self._place(name), ignore_errors=True)
+            for kept in (self.folders, self.tables):
+                kept.pop(name, None)
+            self._curves.clear()
+            self._say(f"{name}: deleted")
+
+    def _say(self, words: str):
+        self._says = words
+        self.redraw()
+
+    def _from_logs(self, family, method, **_chosen) -> tuple[str, go.Figure, go.Figure, str]:
+        name, running = self._chosen()[0], self.thread is not None
+        begun = (self._place(name) / training.LOG).is_file()
+        if begun:
+            self.folders[name] = self._place(name)
+        self.start.description = "Continue" if begun else "Start"
+        self.start.disabled, self.stop.disabled, self.reset.disabled = running, not running, running or not begun
+        chosen = f"<b>{escape(name)}</b>: {escape(METHODS[method].summary)}"
+        says = f"<div aria-live='polite' style='white-space:pre-wrap'>{chosen}\n{escape(self._says)}</div>"
+        return says, super()._from_logs(), *self._pass_at_k(family)
+
+    def _pass_at_k(self, family: str) -> tuple[go.Figure, str]:
+        if family not in self._curves:
+            table = pd.concat([table.assign(method=name) for name, table in self.tables.items()], ignore_index=True)
+            models = experiments.by_family(table)[family]
+            ks = _powers(models.values())
+            below = {name: passk.crossing(models["base"], out) for name, out in models.items() if name != "base"}
+            words = [f"{escape(name)}: {'nowhere' if k is None else f'k = {k}'}" for name, k in below.items()]
+            legend = f"Below the base model from … on. {'; '.join(words)}"
+            self._curves[family] = figures.pass_at_k_curves(models, ks, what=family), legend
+        return self._curves[family]
+
+
+def solution_browser(policies: Mapping, task, problems: Sequence, samples: int = 1024) -> Live:
+    """Choose a problem: its different right answers, and how many of `samples` answers of each policy gave them.
+
+    Args:
+        policies: name -> policy, the untouched one under "base".
+        task: the verifier.
+        problems: to choose from.
+        samples: answers of each policy.
+    """
+    counts = cache(lambda i, by: experiments.solution_counts(policies, task, problems[i], samples, by))
+    options = [(problem.prompt, i) for i, problem in enumerate(problems)]
+    ways = [("as they are written", "completion"), ("up to the order of operands", "distinct")]
+    controls = {
+        "problem": _choice("problem", options, 0, ipywidgets.Dropdown),
+        "by": _choice("tell apart", ways, "completion", ipywidgets.Dropdown),
+    }
+    return Live(controls, lambda problem, by: figures.solution_bars(counts(problem, by), problems[problem].prompt))
 
 
 def estimator_lab(target: str = "forward_kl") -> Live:

@@ -36,7 +36,8 @@ def traces(figure):
 def test_one_colour_per_method_throughout():
     assert set(figures.COLORS) >= set(list(METHODS)[:9]) | {"base"}
     assert len(set(figures.COLORS.values())) == len(figures.COLORS)
-    assert figures.color("js") == figures.color("dph-js")
+    assert figures.color("js") == figures.color("dph-js") == figures.color("dph-js at 2, lr 0.001")
+    assert figures.color("grpo") == figures.color("grpo, lr 0.001")
     assert figures.color("never-heard-of") == figures.color("never-heard-of")
 
 
@@ -230,9 +231,26 @@ def test_mass_map_shows_the_optimum():
     assert np.allclose(heat.z[0], shown.y)  # alpha = 0 is reverse KL
 
 
-def test_solution_bars():
-    figure = figures.solution_bars(pd.DataFrame({"base": [3, 1], "grpo": [9, 0]}, index=["+1+2", "+1*3"]), "cd")
-    assert traces(figure)["grpo"].y.tolist() == [9, 0]
+def test_solution_bars_count_the_solutions_that_died():
+    counts = pd.DataFrame({"base": [30, 9, 2], "grpo": [99, 0, 0]}, index=["+1+2", "+1*3", "-4+1"])
+    shown = traces(figures.solution_bars(counts, "cd"))
+    assert shown["base"].y.tolist() == [30, 9, 2]
+    assert shown["grpo: 1 of 2 died"].y.tolist() == [99, 0, 0]  # the third was rare in the first place
+
+
+def test_training_dashboard_shows_the_metrics_asked_for_and_tells_runs_of_one_method_apart():
+    log = [
+        {"step": 1, "gradient_norm": 0.5, "zero_spread": 0.25},
+        {"step": 2, "gradient_norm": 0.7, "zero_spread": 0.5},
+    ]
+    logs = {"dph-js at 1": log, "dph-js at 2": log, "grpo": log}
+    figure = figures.training_dashboard(logs, ("gradient_norm", "zero_spread", "penalty"), "Norms")
+    drawn = [t for t in figure.data if t.name]
+    assert [t.y.tolist() for t in drawn if t.name == "grpo"] == [[0.5, 0.7], [0.25, 0.5]]
+    assert {t.line.color for t in drawn if t.name.startswith("dph-js")} == {figures.color("dph-js")}
+    assert len({(t.line.color, t.line.dash) for t in drawn}) == 3
+    assert [t.text[0] for t in figure.data if t.mode == "text"] == ["no run with a penalty yet"]
+    assert figure.layout.title.text == "Norms"
 
 
 def test_estimator_bars_show_estimates_and_exact_values():

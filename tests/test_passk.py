@@ -101,6 +101,14 @@ def test_compare_gives_expected_counts():
     assert passk.compare(base, trained, k=1).to_dict() == {"keep": 1.25, "forget": 1.25, "gain": 1.25, "never": 1.25}
 
 
+def test_died_counts_what_was_found_often_and_is_found_no_more():
+    counts = pd.DataFrame({"base": [30, 8, 7, 0], "grpo": [90, 0, 0, 5], "dph-js": [1, 1, 0, 0]})
+    table = passk.died(counts)
+    assert table.loc["grpo"].to_dict() == {"died": 1, "of": 2}
+    assert table.loc["dph-js"].to_dict() == {"died": 0, "of": 2}
+    assert passk.died(counts, often=7).loc["dph-js", "died"] == 1
+
+
 def test_compare_matches_problems_by_id():
     base = Outcomes.from_counts(4, [4, 0], problem_ids=["a", "b"])
     trained = Outcomes.from_counts(4, [0, 4], problem_ids=["b", "a"])

@@ -2,13 +2,15 @@
 
 import json
 from datetime import UTC, datetime
+from html import escape
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from dphrl_lite import divergences, lowrank, passk, presampling, widgets
+from dphrl_lite import divergences, experiments, lowrank, passk, presampling, training, widgets
+from dphrl_lite.objectives import METHODS
 from dphrl_lite.passk import Outcomes
 
 
@@ -257,6 +259,8 @@ def test_training_dashboard_reads_the_logs_as_they_grow(tmp_path):
     (tmp_path / "grpo" / "log.jsonl").write_text(json.dumps(record) + "\n")
     dashboard.follow(record)
     assert {t.name for t in dashboard.figures[0].data} == {None, "grpo"}
+    short = widgets.TrainingDashboard({"grpo": tmp_path / "grpo"}, metrics=("reward", "entropy"))
+    assert [trace.y.tolist() for trace in short.figures[0].data] == [[0.2], [0.5]]
     patient = widgets.TrainingDashboard({"grpo": tmp_path / "grpo"}, seconds=3600)
     before = patient.figures[0]
     patient.follow(record)
@@ -399,3 +403,145 @@ def test_cost_lab_follows_every_control():
     spent = dict(zip(("grpo", "rkl", "dph-js", "dph-js-definition"), lab.figures[0].layout.annotations, strict=True))
     assert spent["dph-js"].text == spent["grpo"].text  # nothing is rehearsed
     assert spent["rkl"].text != spent["grpo"].text
+
+
+# ---- the training lab ------------------------------------------------------------------------------------------------
+
+SMALL = {"problems_per_step": 4, "samples": 4, "rehearsal_per_step": 8}
+SAME_EVERYWHERE = ["reward", "entropy", "penalty", "gradient_norm"]
+
+
+@pytest.fixture
+def lab(tiny, countdown, few_problems, parts, tmp_path):
+    """A training lab on few problems, with steps of a moment."""
+    data = experiments.Miniature(countdown, few_problems, {"cd3": few_problems[:4], "cd4": few_problems[-4:]})
+    tables = {"base": experiments.evaluate(tiny, countdown, data.test, samples=4, progress=False)}
+    return widgets.TrainingLab(tiny, data, parts, tables, work=tmp_path / "lab", seconds=0, **SMALL)
+
+
+def finish(lab):
+    if (thread := lab.thread) is not None:
+        thread.join(timeout=120)
+        assert not thread.is_alive()
+
+
+def curves(lab, figure):
+    return {trace.name for trace in lab.figures[figure].data} - {None}
+
+
+def test_training_lab_trains_what_the_controls_say_and_evaluates_it(lab, tiny, countdown, few_problems, parts):
+    moves = {"method": "dph-f", "strength": 0.5, "learning_rate": 3e-4, "steps": 5, "family": "cd3"}
+    assert set(moves) == set(lab.controls)
+    for control, value in moves.items():
+        lab.controls[control].value = value
+    assert lab.start.description == "Start"
+    lab.start.click()
+    finish(lab)
+    name = "dph-f at 0.5, lr 0.0003"
+    settings = {"steps": 5, "strength": 0.5, "learning_rate": 3e-4, "progress": False} | SMALL
+    wanted = training.train(tiny, countdown, few_problems, parts, "dph-f", **settings)
+    log = pd.DataFrame(training.read_log(lab.folders[name]))
+    assert log[SAME_EVERYWHERE].equals(wanted.log[SAME_EVERYWHERE])
+    assert curves(lab, 1) == {name}
+    assert curves(lab, 2) == {"base", name}
+    assert "4 problems" in lab.figures[2].layout.title.text and "cd3" in lab.figures[2].layout.title.text
+    assert name in lab.figures[3]
+    assert "5 steps done and evaluated" in lab.figures[0]
+    assert lab.tables[name]["n"].eq(4).all()
+
+
+def test_training_lab_stops_and_continues_exactly(lab, tiny, countdown, few_problems, parts):
+    lab.controls["steps"].value = 10
+    seen = []
+
+    def stop_at_3(record):
+        seen.append(record["step"])
+        if record["step"] == 3:
+            assert (lab.start.disabled, lab.stop.disabled, lab.reset.disabled) == (True, False, True)
+            lab.start.click()  # nothing: it runs
+            lab.reset.click()
+            lab.stop.click()
+
+    lab.follow, follow = stop_at_3, lab.follow
+    lab.start.click()
+    finish(lab)
+    assert seen == [1, 2, 3]
+    name, folder = next(iter(lab.folders.items()))
+    assert len(training.read_log(folder)) == 3
+    assert "stopped after 3 of 10 steps" in lab.figures[0]
+    assert (lab.start.description, lab.start.disabled, lab.stop.disabled) == ("Continue", False, True)
+    assert list(lab.tables) == ["base"]
+
+    lab.follow = follow
+    lab.start.click()
+    finish(lab)
+    settings = {"steps": 10, "progress": False} | SMALL
+    wanted = training.train(tiny, countdown, few_problems, parts, "dph-js", **settings)
+    log = pd.DataFrame(training.read_log(folder))
+    assert log[SAME_EVERYWHERE].equals(wanted.log[SAME_EVERYWHERE])
+    assert set(lab.tables) == {"base", name}
+
+
+def test_training_lab_finds_and_deletes_the_runs_of_earlier_days(lab):
+    lab.controls["steps"].value = 5
+    lab.start.click()
+    finish(lab)
+    again = widgets.TrainingLab(lab.policy, lab.data, lab.parts, lab.tables, work=lab.work, seconds=0, **SMALL)
+    assert again.start.description == "Continue"
+    assert len(curves(again, 1)) == 1
+    assert curves(again, 2) == {"base", *curves(again, 1)}
+    again.controls["learning_rate"].value = 1e-3
+    assert (again.start.description, again.reset.disabled) == ("Start", True)
+    again.controls["learning_rate"].value = 1e-4
+    again.reset.click()
+    assert list(lab.work.iterdir()) == []
+    assert curves(again, 1) == set()
+    assert curves(again, 2) == {"base"}
+    assert again.start.description == "Start"
+
+
+def test_training_lab_offers_every_method_at_its_own_strength(lab, registry):
+    for name, method in METHODS.items():
+        lab.controls["method"].value = name
+        assert lab.controls["strength"].disabled == (method.penalty == "none")
+        assert lab.controls["strength"].value == method.strength or method.penalty == "none"
+        assert escape(method.summary) in lab.figures[0]
+        assert (" at " in lab.figures[0].split("</b>")[0]) == (method.penalty != "none")
+    registry(divergences.Divergence("mine", lambda d: (d / 2).expm1() ** 2))
+    again = widgets.TrainingLab(lab.policy, lab.data, lab.parts, lab.tables, work=lab.work, **SMALL)
+    again.controls["method"].value = "dph-mine"
+    assert "dph-mine at" in again.figures[0]
+
+
+def test_training_lab_says_what_went_wrong_and_goes_on(lab):
+    lab.work.mkdir()
+    name = lab._chosen()[0]
+    lab._place(name).mkdir()
+    (lab._place(name) / "thesis.txt").write_text("not a run")
+    lab.start.click()
+    finish(lab)
+    assert "is not a run of this kit" in lab.figures[0]
+    assert not lab.start.disabled
+    lab.controls["method"].value, lab.controls["steps"].value = "grpo", 5
+    lab.start.click()
+    finish(lab)
+    assert "5 steps done" in lab.figures[0]
+
+
+def test_training_lab_needs_the_base_model(lab):
+    with pytest.raises(ValueError, match="base"):
+        widgets.TrainingLab(lab.policy, lab.data, lab.parts, {"grpo": lab.tables["base"]})
+
+
+def test_solution_browser_follows_the_problem(tiny, countdown, few_problems):
+    browser = widgets.solution_browser({"base": tiny, "grpo": tiny}, countdown, few_problems[:3], samples=16)
+    for i in (1, 2, 0):
+        assert change(browser, "problem", i)
+        assert few_problems[i].prompt in browser.figures[0].layout.title.text
+    written = browser.figures[0].data[1]
+    assert change(browser, "by", "distinct")
+    canonical = browser.figures[0].data[1]
+    counts = experiments.solution_counts({"base": tiny, "grpo": tiny}, countdown, few_problems[0], samples=16)
+    assert canonical.y.tolist() == counts["grpo"].tolist()
+    assert len(written.y) >= len(canonical.y)
+    assert sum(written.y) == sum(canonical.y)

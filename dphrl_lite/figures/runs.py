@@ -1,6 +1,6 @@
 """Figures of pre-sampling, training and what came of it: buckets, logs, Pass@k, forgotten problems, solutions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from dphrl_lite import passk
 from dphrl_lite.errors import lookup
-from dphrl_lite.figures.style import BUCKETS, INK, color, colors, faded, styled
+from dphrl_lite.figures.style import BUCKETS, DASHES, INK, color, colors, faded, styled
 from dphrl_lite.passk import Outcomes
 
 
@@ -43,41 +43,61 @@ def partition_histogram(counts: pd.DataFrame, parts) -> go.Figure:
     return styled(figure, 420, title, barmode="stack", bargap=0.08, legend={"traceorder": "normal"}, uirevision="keep")
 
 
-_PANELS = {
+_LABELS = {
     "reward": "reward: share correct",
     "entropy": "entropy per token (nats)",
     "penalty": "penalty (nats per token)",
     "log_u_mean": "mean log u on rehearsal (nats)",
+    "loss_exploration": "the loss L_exp",
+    "gradient_norm": "gradient norm, before clipping",
+    "clipped_low": "tokens stopped by the lower clip",
+    "clipped_high": "tokens stopped by the upper clip",
+    "zero_spread": "groups all right or all wrong",
 }
+_PANELS = ("reward", "entropy", "penalty", "log_u_mean")
 
 
-def training_dashboard(logs: Mapping[str, pd.DataFrame | Sequence[dict]]) -> go.Figure:
-    """Reward, entropy, penalty and mean log u over training steps, one colour per run.
+def training_dashboard(
+    logs: Mapping[str, pd.DataFrame | Sequence[dict]], metrics: Sequence[str] = _PANELS, title: str = "Training"
+) -> go.Figure:
+    """Metrics over training steps, one panel each, one colour per run; further runs of one method are dashed.
 
     Args:
         logs: per run a log (`Run.log`, or `training.read_log(folder)`); a run named as a method gets its colour.
+        metrics: columns of the log (see `training.METRICS`).
+        title: what the runs are.
     """
-    figure = make_subplots(rows=2, cols=2, subplot_titles=list(_PANELS.values()), vertical_spacing=0.17)
-    empty = dict.fromkeys(_PANELS, True)
+    rows, labels = -(-len(metrics) // 2), [_LABELS.get(metric, metric) for metric in metrics]
+    figure = make_subplots(rows=rows, cols=2, subplot_titles=labels, vertical_spacing=0.34 / rows)
+    places = [{"row": i // 2 + 1, "col": i % 2 + 1} for i in range(len(metrics))]
+    missing, dashes = dict(zip(metrics, places, strict=True)), _dashes(logs)
     for name, log in logs.items():
         table = pd.DataFrame(log)
-        for i, metric in enumerate(_PANELS):
+        for metric, place in zip(metrics, places, strict=True):
             if metric not in table or table[metric].isna().all():
                 continue
-            empty[metric], look = False, {"name": name, "legendgroup": name, "showlegend": i == 0}
-            look |= {"line": {"color": color(name), "width": 2.5}, "row": i // 2 + 1, "col": i % 2 + 1}
+            missing.pop(metric, None)
+            look = {"name": name, "legendgroup": name, "showlegend": metric == metrics[0]}
+            look |= {"mode": "lines", "line": {"color": color(name), "width": 2.5, "dash": dashes[name]}}
             look["hovertemplate"] = f"step %{{x}}: %{{y:.4f}}<extra>{name}</extra>"
-            figure.add_scatter(x=table["step"], y=pd.to_numeric(table[metric]), **look)
-    for i, metric in enumerate(_PANELS):
-        if empty[metric]:
-            words = "nothing logged yet" if i < 2 else "no run with a penalty yet"
-            place = {"row": i // 2 + 1, "col": i % 2 + 1}
-            figure.add_scatter(x=[0], y=[0], mode="text", text=[words], showlegend=False, hoverinfo="skip", **place)
-    figure.update_xaxes(title_text="training step", row=2)
+            figure.add_scatter(x=table["step"], y=pd.to_numeric(table[metric]), **look, **place)
+    for metric, place in missing.items():
+        words = "no run with a penalty yet" if metric in ("penalty", "log_u_mean") else "nothing logged yet"
+        figure.add_scatter(x=[0], y=[0], mode="text", text=[words], showlegend=False, hoverinfo="skip", **place)
+        figure.update_xaxes(showticklabels=False, **place).update_yaxes(showticklabels=False, **place)
+    figure.update_xaxes(title_text="training step", row=rows)
+    figure.update_yaxes(exponentformat="e")  # not 400µ
     figure.update_annotations(font_size=14)
-    return styled(
-        figure, 520, "Training", legend={"orientation": "h", "y": 1.19, "x": 1, "xanchor": "right"}, uirevision="keep"
-    )
+    legend = {"orientation": "h", "yref": "container", "y": 0.99, "yanchor": "top", "x": 1, "xanchor": "right"}
+    return styled(figure, 80 + 220 * rows, title, legend=legend, uirevision="keep")
+
+
+def _dashes(names: Iterable[str]) -> dict[str, str]:
+    """Solid lines, and other dashes for names that share an earlier one's colour."""
+    seen: dict[str, list[str]] = {}
+    for name in names:
+        seen.setdefault(color(name), []).append(name)
+    return {name: DASHES[i % len(DASHES)] for same in seen.values() for i, name in enumerate(same)}
 
 
 def pass_at_k_curves(
@@ -97,13 +117,14 @@ def pass_at_k_curves(
         crossing: a model; where another's curve first falls below its, a cross stands.
     """
     figure, tables = go.Figure(), {name: out.pass_at_k(ks, confidence) for name, out in outcomes.items()}
-    hues = colors(outcomes)
+    hues, dashes = colors(outcomes), _dashes(tables)
     for name, table in tables.items():  # bands first, so that none lies over a line
         band = {"mode": "lines", "line": {"width": 0}, "legendgroup": name, "showlegend": False, "hoverinfo": "skip"}
         figure.add_scatter(x=table["k"], y=table["high"], **band)
         figure.add_scatter(x=table["k"], y=table["low"], fill="tonexty", fillcolor=faded(hues[name]), **band)
     for name, table in tables.items():
-        look = {"mode": "lines+markers", "marker": {"size": 8}, "line": {"color": hues[name], "width": 3}}
+        look = {"mode": "lines+markers", "marker": {"size": 8}}
+        look["line"] = {"color": hues[name], "width": 3, "dash": dashes[name]}
         look["hovertemplate"] = f"Pass@%{{x}} = %{{y:.3f}}<extra>{name}</extra>"
         figure.add_scatter(x=table["k"], y=table["mean"], name=name, legendgroup=name, **look)
     for name, out in outcomes.items() if crossing else ():
@@ -150,17 +171,26 @@ def keep_forget_gain(outcomes: Mapping[str, Outcomes], k: int, base: str = "base
     return figure.update_layout(margin_l=200)
 
 
-def solution_bars(counts: pd.DataFrame, prompt: str) -> go.Figure:
-    """How often each model finds each different right solution of one problem.
+def solution_bars(counts: pd.DataFrame, prompt: str, base: str = "base") -> go.Figure:
+    """How often each model finds each different right solution of one problem; the legend counts the solutions that died.
+
+    Which have died `passk.died` says. Of many solutions those that come first are drawn, and all are counted.
 
     Args:
-        counts: from `experiments.solution_counts`: rows solutions, columns models.
+        counts: from `experiments.solution_counts`: rows solutions, columns models, `base` among them.
         prompt: the problem, for the title.
+        base: the model that the others are compared with.
     """
-    figure = go.Figure()
+    figure, died, drawn = go.Figure(), passk.died(counts, base), counts.head(DRAWN)
     for name in counts:
-        figure.add_bar(x=counts.index, y=counts[name], name=name, marker_color=color(name), text=counts[name])
-    figure.update_traces(textposition="outside", cliponaxis=False)
-    figure.update_xaxes(title_text="solution (up to the order of operands)", type="category")
-    figure.update_yaxes(title_text="samples that found it")
-    return styled(figure, 420, f"Solutions of: {prompt}", barmode="group")
+        dead = ": {died} of {of} died".format(**died.loc[name]) if name != base else ""
+        look = {"name": name + dead, "marker_color": color(name), "text": drawn[name], "textangle": 0}
+        figure.add_bar(x=drawn.index, y=drawn[name], textposition="outside", cliponaxis=False, **look)
+    more = f", the first {DRAWN} of {len(counts)}" if len(counts) > DRAWN else ""
+    figure.update_xaxes(title_text=f"right answers{more}", type="category")
+    figure.update_yaxes(title_text="samples that gave it")
+    legend = {"x": 1, "xanchor": "right", "y": 1, "yanchor": "top"}
+    return styled(figure, 480, f"Right answers to: {prompt}", barmode="group", legend=legend)
+
+
+DRAWN = 16  # more bars cannot be read

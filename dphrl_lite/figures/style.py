@@ -34,9 +34,11 @@ BUCKETS = {"D_pef": "#009E73", "D_exp": "#E69F00", "unsolved": "#999999"}
 
 
 def color(name: str) -> str:
-    """The colour of a method or divergence; names the kit does not know get one of their own, always the same."""
-    if name in _DIVERGENCE_COLORS or name in COLORS:
-        return COLORS[_DIVERGENCE_COLORS.get(name, name)]
+    """The colour of a method or divergence, and of "<method> at 2" or "<method>, lr 0.001"; other names get one of their own,
+    always the same."""
+    known = _DIVERGENCE_COLORS.get(name, name.split(" ")[0].rstrip(","))
+    if known in COLORS:
+        return COLORS[known]
     return _SPARE[sum(map(ord, name)) % len(_SPARE)]
 
 

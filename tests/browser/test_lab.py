@@ -169,3 +169,43 @@ def test_a_table_of_ones_own_is_uploaded(notebook):
     assert "mine: Outcomes(1 problems, 8 samples each" in shown.inner_text()
     notebook.picture("counts", cell.locator(".jp-Cell-outputWrapper"))
     assert_nothing_went_wrong(notebook)
+
+
+TRAINING = """
+from dphrl_lite import experiments, models, presampling, widgets
+policy, mini = models.load("tiny"), experiments.miniature(train=24, test=4)
+parts = presampling.partition(presampling.sample(policy, mini.task, mini.train, progress=False))
+tables = {"base": experiments.evaluate(policy, mini.task, mini.test, samples=8, progress=False)}
+small = {"problems_per_step": 8, "samples": 4, "rehearsal_per_step": 8}
+widgets.TrainingLab(policy, mini, parts, tables, work="runs/lab", seconds=0.2, **small)
+"""
+
+
+def test_a_run_is_started_stopped_and_continued_while_the_page_answers(notebook):
+    import nbformat
+
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}  # without one JupyterLab asks for it
+    book = nbformat.v4.new_notebook(metadata=kernel, cells=[nbformat.v4.new_code_cell(TRAINING)])
+    nbformat.write(book, notebook.lab.folder / "training_lab.ipynb")
+    run_without_errors(notebook, "training_lab.ipynb")
+    cell = notebook.scroll_to('.jp-Cell:has(button:text-is("Stop"))')
+    button = lambda name: cell.locator(f'button:text-is("{name}")')
+    assert button("Stop").is_disabled()
+    slider = '.widget-hslider:has(.widget-label:text-is("steps in all")) .noUi-handle'
+    drag(notebook.page, cell.locator(slider), right=200)  # to the end: a long run
+    button("Start").click()
+    cell.locator("text=/step [1-9][0-9]* of 120/").wait_for()
+    before = cell.evaluate(DATA)
+    wait_for_change(notebook, cell, before)  # the curves move by themselves
+    button("Stop").click()
+    stopped = cell.locator("text=/stopped after [0-9]+ of 120 steps/")
+    stopped.wait_for()
+    done = int(stopped.inner_text().split("stopped after ")[1].split()[0])
+    assert 0 < done < 120, "Stop came when the run was done"
+    button("Continue").click()
+    following = cell.locator("text=/step [1-9][0-9]* of 120/")
+    following.wait_for()
+    assert int(following.inner_text().rsplit("step ", 1)[1].split()[0]) > done, "it began anew"
+    cell.locator("text=/120 steps done and evaluated/").wait_for(timeout=300_000)
+    notebook.picture("training_lab", cell.locator(".jp-Cell-outputWrapper"))
+    assert_nothing_went_wrong(notebook)
