@@ -45,8 +45,8 @@ QWEN_32B = (152_064, 5_120, 27_648, 64, 40, 8)
 PROFILES = {
     "tiny": Profile(
         str(DATA / "tiny"),
-        "a 0.2M-parameter Llama for countdown, shipped with the kit; trains on a laptop CPU",
-        max_new_tokens=12,
+        "a 0.3M-parameter Llama for countdown and small SQL, shipped with the kit; trains on a laptop CPU",
+        max_new_tokens=40,
     ),
     "small": Profile(
         "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -134,7 +134,7 @@ class Policy:
         if len(ids) == 0 or (unk is not None and unk in ids):
             raise ValueError(
                 f"the tokenizer of {self.name!r} cannot write this prompt: {rendered[:80]!r}. The tiny model knows only the "
-                "words of countdown; for other tasks load 'small' or another language model"
+                "words of countdown and minisql; for other tasks load 'small' or another language model"
             )
         return ids
 

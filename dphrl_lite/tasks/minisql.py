@@ -7,8 +7,8 @@ databases are split, so that a model is tested on schemas it has never seen, as 
     SELECT count ( * ) FROM singer WHERE country = 'France'
 
 A column of words is spelled one way in a database ('france', 'France' or 'FRANCE'), which the prompt does not say: as in
-BIRD, the stored values have to be guessed. Most databases have small letters, so a model that stops trying the others
-gains Pass@1 and loses Pass@k.
+BIRD, the stored values have to be guessed. Small letters are the most frequent, so a model that stops trying the
+others gains Pass@1 and loses Pass@k.
 
 Here: vocabulary, contents of the databases, questions. Not here: the database files (`data/make_minisql.py`), and the
 verifier, which is the ordinary `sql` task.
@@ -24,6 +24,7 @@ import numpy as np
 from dphrl_lite.errors import lookup
 from dphrl_lite.tasks.base import Problem
 
+# ruff: noqa: SIM905 - words read best without quotes
 THINGS = (
     "singer concert museum visitor student course car race player team book author shop dog owner ship port film actor "
     "house doctor farm planet moon"
@@ -187,13 +188,13 @@ def rows(index: int) -> dict[str, list[tuple]]:
     size = int(rng.integers(14, 22))
     stored = {column: [spelling(index)(word) for word in VALUES[column]] for column in (s.category, s.tag)}
     columns = [rng.choice(stored[s.category], size), *(rng.choice(99, size, replace=False) + 1 for _ in range(2))]
-    first = [(i + 1, f"{s.a}-{i + 1}", str(c), int(x), int(y)) for i, (c, x, y) in enumerate(zip(*columns, strict=True))]
+    first = [
+        (i + 1, f"{s.a}-{i + 1}", str(c), int(x), int(y)) for i, (c, x, y) in enumerate(zip(*columns, strict=True))
+    ]
     owners = rng.choice(size, size - 4, replace=False) + 1  # some have none
     tags, amounts = rng.choice(stored[s.tag], 2 * size), rng.integers(1, 100, 2 * size)
     links = rng.choice(owners, 2 * size)
-    second = [
-        (i + 1, int(o), str(t), int(x)) for i, (o, t, x) in enumerate(zip(links, tags, amounts, strict=True))
-    ]
+    second = [(i + 1, int(o), str(t), int(x)) for i, (o, t, x) in enumerate(zip(links, tags, amounts, strict=True))]
     return {s.a: first, s.b: second}
 
 
