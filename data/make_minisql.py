@@ -17,9 +17,8 @@ def main(folder: Path):
     for index in (index for split in minisql.SPLITS.values() for index in split):
         path = folder / f"{minisql.db_id(index)}.sqlite"
         path.unlink(missing_ok=True)
-        build(
-            path, minisql.schema(index).create(), minisql.rows(index), page_size=512
-        )  # the smallest: many are shipped
+        # many are shipped: the smallest pages
+        build(path, minisql.schema(index).create(), minisql.rows(index), page_size=512)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-DATA = {"tiny": "python data/make_tiny.py", "sql": "python data/make_databases.py"}
+DATA = {
+    "tiny": "python data/make_tiny.py",
+    "sql": "python data/make_databases.py",
+    "minisql": "python data/make_minisql.py",
+}
 CORE = "required"  # the group of the packages that no extra asks for
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -94,10 +94,8 @@ def outcomes(
     """
     samples, *greedy = _draw(policy, problems, config, out, progress)
     table = presampling.counts(samples).rename(columns={"problem_id": "problem"})
-    surprise = samples.groupby("problem_id", sort=False)["logp"].apply(
-        lambda logps: -np.concatenate(list(logps)).mean()
-    )
-    table["entropy"] = surprise.to_numpy()
+    logps = samples.groupby("problem_id", sort=False)["logp"]
+    table["entropy"] = logps.apply(lambda some: -np.concatenate(list(some)).mean()).to_numpy()
     if greedy:
         table["greedy"] = greedy[0]["correct"].astype(bool)  # both tables are in the problems' order
     return table.assign(domain=problems.task.name, split="test", family=problems.name, in_domain=problems.in_domain)

@@ -138,7 +138,7 @@ def test_too_little_memory_for_the_small_model():
 
 
 def test_missing_data_comes_with_the_command_that_remakes_it():
-    verdict = doctor.judge_tiny(replace(LAPTOP, data=frozenset({"sql"})))
+    verdict = doctor.judge_tiny(replace(LAPTOP, data=frozenset(doctor.DATA) - {"tiny"}))
     assert verdict.reasons == ("data/tiny is missing; python data/make_tiny.py",)
     lines = doctor.describe_verdicts([verdict])
     assert lines[1].split()[0] == "no"
@@ -157,7 +157,7 @@ def test_presample_and_train_share_a_folder(tmp_path, capsys):
     assert cli.main(["train", *training, "--method", "dph-js", "--out", folder]) == 0
     assert "dph-js-seed0, step 1" in capsys.readouterr().out
     assert (tmp_path / "run" / "dph-js-seed0" / "log.jsonl").is_file()
-    assert models.load(tmp_path / "run" / "dph-js-seed0" / "policy-000001").max_new_tokens == 12
+    assert models.load(tmp_path / "run" / "dph-js-seed0" / "policy-000001").max_new_tokens == 40
 
 
 def test_two_launched_processes_share_the_work_of_one(tmp_path):
@@ -178,7 +178,7 @@ def test_two_launched_processes_share_the_work_of_one(tmp_path):
         assert policies[name].keys() == policies["one"].keys()
         gaps = [(policies["one"][key] - policies[name][key]).abs().max().item() for key in policies["one"]]
         assert 0 < max(gaps) < 1e-5, name  # 0 would mean that each of the two did everything
-    assert models.load(tmp_path / "fsdp" / "dph-js-seed0" / "policy-000002").max_new_tokens == 12
+    assert models.load(tmp_path / "fsdp" / "dph-js-seed0" / "policy-000002").max_new_tokens == 40
 
 
 def test_train_before_presample_says_so(tmp_path, capsys):

@@ -64,7 +64,7 @@ def test_tiny_says_where_and_in_what_it_computes(tiny):
     assert {(p.device.type, p.dtype) for p in tiny.model.parameters()} == {("cpu", torch.float32)}
     assert any("cpu" in reason for reason in tiny.reasons)
     assert any("float32" in reason for reason in tiny.reasons)
-    assert (tiny.max_new_tokens, tiny.adapter, tiny.model.training) == (12, False, False)
+    assert (tiny.max_new_tokens, tiny.adapter, tiny.model.training) == (40, False, False)
 
 
 def test_unknown_names_list_the_profiles():
@@ -84,10 +84,10 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         models.load(tmp_path)
 
 
-def test_small_is_taken_from_its_offline_folder_where_that_is_made(monkeypatch):
+def test_small_is_taken_from_its_offline_folder_where_that_is_made(monkeypatch, tiny):
     monkeypatch.setitem(models.PROFILES, "small", replace(models.PROFILES["small"], offline=str(TINY)))
     policy = models.load("small")
-    assert (policy.name, policy.model.num_parameters()) == ("small", 204_160)
+    assert (policy.name, policy.model.num_parameters()) == ("small", tiny.model.num_parameters())
     assert any("without the hub" in reason for reason in policy.reasons)
 
 
@@ -132,7 +132,7 @@ def test_saved_and_loaded_it_is_the_same_model(tiny, tmp_path):
     again = models.load(tmp_path)
     assert torch.equal(logits(again.model), logits(tiny.model))
     assert weights_digest(again.model) == weights_digest(tiny.model)
-    assert again.encode("make 17 =") == tiny.encode("make 17 =")
+    assert again.encode("sort 17 =") == tiny.encode("sort 17 =")
     assert not list(tmp_path.glob("*.bin"))
 
 
@@ -166,9 +166,9 @@ def test_an_empty_prompt_is_refused(tiny):
 
 def test_a_chat_template_is_applied_once(tiny):
     again = models.load("tiny")
-    again.tokenizer.chat_template = "make {{ messages[0]['content'] }}{% if add_generation_prompt %} ={% endif %}"
-    assert again.render("17") == "make 17 ="
-    assert again.encode("17") == tiny.encode("make 17 =")
+    again.tokenizer.chat_template = "sort {{ messages[0]['content'] }}{% if add_generation_prompt %} ={% endif %}"
+    assert again.render("17") == "sort 17 ="
+    assert again.encode("17") == tiny.encode("sort 17 =")
 
 
 def shift(policy):
@@ -272,7 +272,7 @@ def test_nf4_on_the_cpu_holds_four_bits_and_generates(nf4, tiny):
     for layer in held:
         assert (layer.weight.quant_type, layer.compute_dtype) == ("nf4", torch.float32)
         assert layer.weight.quant_state.nested  # double quantisation
-    prompt = nf4.encode("make 17 =")
+    prompt = nf4.encode("sort 17 =")
     (drawn,) = generate(nf4, [prompt], 4, seeds=[0], max_new_tokens=12)
     batch = collate([prompt] * 4, [c.token_ids for c in drawn], nf4.pad_id)
     again, _ = token_logps(nf4.model, batch)
@@ -282,7 +282,7 @@ def test_nf4_on_the_cpu_holds_four_bits_and_generates(nf4, tiny):
 
 def adapter_gradient(policy):
     policy.model.zero_grad()
-    batch = collate([policy.encode("make 17 =")], [[20, 1]], policy.pad_id)
+    batch = collate([policy.encode("sort 17 =")], [[20, 1]], policy.pad_id)
     (-token_logps(policy.model, batch)[0].mean()).backward()
     return {name: p.grad.clone() for name, p in policy.model.named_parameters() if p.requires_grad}
 
@@ -402,7 +402,7 @@ def test_an_adapter_folder_is_loaded_with_its_base(tmp_path):
                 parameter.add_(0.05)
     policy.save(tmp_path)
     again = models.load(tmp_path)
-    ids = torch.tensor([policy.encode("make 17 =")])
+    ids = torch.tensor([policy.encode("sort 17 =")])
     assert again.adapter
     assert torch.allclose(again.model(ids).logits, policy.model(ids).logits, atol=1e-6)
     assert any(p.requires_grad for p in again.model.parameters())

@@ -66,7 +66,8 @@ def test_each_row_is_its_completion_its_verdict_and_its_logps(whole, ten, tiny, 
     by_id = {p.id: p for p in ten}
     for row in whole.itertuples():
         verdict = countdown.verify(by_id[row.problem_id], row.completion)
-        assert (row.correct, row.distinct, row.reason) == (verdict.correct, verdict.distinct, verdict.reason)
+        distinct = None if pd.isna(row.distinct) else row.distinct
+        assert (row.correct, distinct, row.reason) == (verdict.correct, verdict.distinct, verdict.reason)
         assert row.completion == tiny.tokenizer.decode(row.token_ids, skip_special_tokens=True)
         assert row.prompt == by_id[row.problem_id].prompt
         assert len(row.token_ids) == len(row.logp) == len(row.logp_sampling)
@@ -120,13 +121,13 @@ def test_several_problems_at_once_draw_the_same_up_to_rounding(tiny, countdown, 
 def chatty(tiny):
     """The tiny policy with a chat template, written with the few words that it knows."""
     policy = dataclasses.replace(tiny, tokenizer=copy.deepcopy(tiny.tokenizer))
-    policy.tokenizer.chat_template = "{% for m in messages %}make 7 = {{ m['content'] }}{% endfor %}"
+    policy.tokenizer.chat_template = "{% for m in messages %}sort 7 = {{ m['content'] }}{% endfor %}"
     return policy
 
 
 def test_the_prompt_is_stored_as_the_model_saw_it(tiny, chatty, countdown, ten, whole, tmp_path):
     table = presampling.sample(chatty, countdown, ten, **SETTINGS, out=tmp_path)
-    assert table["prompt"].tolist() == [f"make 7 = {p.prompt}" for p in ten for _ in range(4)]
+    assert table["prompt"].tolist() == [f"sort 7 = {p.prompt}" for p in ten for _ in range(4)]
     seen = [tiny.tokenizer(prompt)["input_ids"] for prompt in table["prompt"][::4]]
     assert seen == [chatty.encode(p.prompt) for p in ten]
     assert table["completion"].tolist() != whole["completion"].tolist()
@@ -147,9 +148,9 @@ def test_max_new_tokens_cuts(tiny, countdown, ten):
 @pytest.mark.parametrize(("edit", "message"), [
     (lambda ps: [], "at least one"),
     (lambda ps: [*ps, ps[0]], "more than once"),
-    (lambda ps: [*ps, Problem("bare", "make 17 =", "")], "'bare' has no answer"),
-    (lambda ps: [*ps, Problem("bare", "make 17 =", None)], "'bare' has no answer"),
-    (lambda ps: [*ps, Problem("late", "make 17 =", "many")], "'late': the answer must be a number"),
+    (lambda ps: [*ps, Problem("bare", "sort 17 =", "")], "'bare' has no answer"),
+    (lambda ps: [*ps, Problem("bare", "sort 17 =", None)], "'bare' has no answer"),
+    (lambda ps: [*ps, Problem("late", "sort 17 =", "many")], "'late': the answer must be a number"),
 ])  # fmt: skip
 def test_unusable_problems_are_refused_before_anything_is_done(tiny, countdown, ten, tmp_path, edit, message):
     with pytest.raises(ValueError, match=message):
@@ -173,13 +174,17 @@ class Interrupted(Task):
         return self.task.check(problem, completion)
 
 
-@pytest.mark.parametrize("after", [0, 15, 16, 17, 39])
-def test_a_killed_run_goes_on_where_it_was(tiny, countdown, ten, whole, tmp_path, after):
+@pytest.mark.parametrize(("shards", "more"), [(0, 0), (0, 5), (1, 0), (1, 1), (2, 6)])
+def test_a_killed_run_goes_on_where_it_was(tiny, countdown, ten, whole, tmp_path, shards, more):
+    different = whole[["problem_id", "completion"]].drop_duplicates()  # what comes twice is judged once
+    judged = different.groupby(different.index // 16).size().tolist()  # in each shard of 4 problems with 4 samples
+    assert more < judged[shards]
+    after = sum(judged[:shards]) + more
     with pytest.raises(KeyboardInterrupt):
         presampling.sample(tiny, Interrupted(countdown, after), ten, **SETTINGS, out=tmp_path)
     written = {name: data for name, data in everything_in(tmp_path).items() if not name.startswith(".")}
-    assert len(written) == 1 + after // 16  # the manifest and the whole shards of 4 problems with 4 samples
-    still_needed = Interrupted(countdown, 40 - after // 16 * 16)
+    assert len(written) == 1 + shards  # the manifest and the whole shards
+    still_needed = Interrupted(countdown, sum(judged[shards:]))
     assert_same(presampling.sample(tiny, still_needed, ten, **SETTINGS, out=tmp_path), whole)
     assert still_needed.left == 0  # whole shards were read, not drawn again
     assert written.items() <= everything_in(tmp_path).items()
@@ -197,7 +202,7 @@ def test_a_lost_shard_is_drawn_again_to_the_byte(tiny, countdown, ten, whole, tm
 def test_a_gold_query_that_fails_is_found_before_anything_is_drawn(tiny, tmp_path):
     sql = get("sql", databases=Path(__file__).parents[1] / "data/sql/databases")
     golds = ["SELECT 1", "SELECT * FROM nowhere"]
-    problems = [Problem(gold, "make 17 =", gold, {"db_id": "school"}) for gold in golds]
+    problems = [Problem(gold, "sort 17 =", gold, {"db_id": "school"}) for gold in golds]
     with pytest.raises(ValueError, match=r"gold query of problem .*no such table: nowhere"):
         presampling.sample(tiny, sql, problems, samples=1, problems_per_shard=1, progress=False, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -275,7 +280,7 @@ def test_the_manifest_says_what_decided_the_run(tiny, countdown, ten, tmp_path):
     manifest = presampling.read_manifest(tmp_path)
     told = {"model": "tiny", "task": "countdown", "seed": 0, "samples": 4, "temperature": 0.9, "top_p": 0.8}
     assert told.items() <= manifest.items()
-    assert (manifest["max_new_tokens"], manifest["problem_count"], manifest["problems_per_shard"]) == (12, 10, 4)
+    assert (manifest["max_new_tokens"], manifest["problem_count"], manifest["problems_per_shard"]) == (40, 10, 4)
     assert {"weights", "tokenizer", "problems", "prompts"} <= manifest.keys()
     assert {"dphrl-lite", "torch", "transformers", "python"} == manifest["versions"].keys()
 
@@ -562,7 +567,7 @@ def test_bytes_per_token_is_measured(tiny, countdown, ten, whole, tmp_path):
 
 def test_a_problems_randomness_belongs_to_its_id(tiny, ten, whole):
     p = ten[3]
-    (alone,) = generate(tiny, [tiny.encode(p.prompt)], 4, seeds=[presampling.seed_of(0, p.id)], max_new_tokens=12)
+    (alone,) = generate(tiny, [tiny.encode(p.prompt)], 4, seeds=[presampling.seed_of(0, p.id)], max_new_tokens=40)
     rows = whole[whole["problem_id"] == p.id]
     assert [c.token_ids for c in alone] == [ids.tolist() for ids in rows["token_ids"]]
 

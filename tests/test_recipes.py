@@ -1,5 +1,5 @@
 """The paper's recipes, run from end to end as they are written: data sets of a few real rows where the recipes look for them,
-and a model that is small enough and knows one answer."""
+and a model that is small enough and knows one answer. And the miniatures, with the tiny model."""
 
 import json
 from dataclasses import replace
@@ -10,7 +10,7 @@ import pytest
 import yaml
 from families import bytes_policy
 
-from dphrl_lite import checkpoint, cli, experiments, presampling, settings
+from dphrl_lite import checkpoint, cli, experiments, frontier, presampling, settings
 from dphrl_lite.evaluation import EvaluateConfig
 from dphrl_lite.objectives import METHODS
 from dphrl_lite.presampling import PartitionConfig, PresampleConfig
@@ -54,6 +54,32 @@ def test_the_small_models_recipe_is_evaluated_on_the_problems_of_the_comparison(
     asked = {s.name: [p.id for p in s.problems] for s in settings.problem_sets(config)}
     assert asked == {name: part["problem"].tolist() for name, part in shipped.groupby("family")}
     assert config.samples == shipped["n"].max()
+
+
+def test_the_sql_miniature_is_that_of_the_frontier(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    recipe, train = settings.parse(["--config", "recipes/miniature_sql.yaml"], "train", TrainConfig)
+    _, config = settings.parse(["--config", "recipes/miniature_sql.yaml"], "evaluate", EvaluateConfig)
+    assert recipe.load_problems() == frontier.training_problems("sql")
+    assert frontier.SETTINGS["sql"].items() <= vars(train).items()
+    asked = {s.name: len(s.problems) for s in settings.problem_sets(config) if s.in_domain}
+    assert asked == frontier.HELD_OUT["sql"]["test"]
+
+
+def test_the_sql_miniature_runs_from_end_to_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(REPOSITORY)
+    given = ["--config", "recipes/miniature_sql.yaml", "--out", str(tmp_path)]
+    small = [*given, "--limit", "6"]
+    assert cli.main(["presample", *small]) == 0
+    train = ["--steps", "1", "--problems_per_step", "4", "--samples", "4", "--rehearsal_per_step", "4"]
+    assert cli.main(["train", *small, *train]) == 0
+    evaluate = ["evaluate", *given, "--samples", "2", "--in_domain", "count", "--out_of_domain", "cd3"]
+    policy = ["--policy", str(tmp_path / "dph-js-seed0" / "policy-000001")]
+    assert cli.main(evaluate) == cli.main([*evaluate, *policy]) == 0
+    printed = capsys.readouterr().out
+    assert "384 completions" in printed  # six problems of each form, eight answers to each
+    for row in ("| in domain | count |", "| out of domain | cd3 |", "Against base"):
+        assert row in printed
 
 
 def lines(path):

@@ -20,8 +20,12 @@ LENGTH = 12
 
 @pytest.fixture(scope="module")
 def prompts(tiny):
-    """Ragged: make has 3 tokens, sort 6, cd3 7, cd4 8."""
-    return [tiny.encode(p.prompt) for family in ("sort", "cd3", "cd4") for p in problems(family, 4, seed=5)]
+    """Ragged: these have 3 tokens, sort 6, cd3 7, cd4 8."""
+    words = [
+        *(f"sort {i} =" for i in range(4)),
+        *(p.prompt for f in ("sort", "cd3", "cd4") for p in problems(f, 4, seed=5)),
+    ]
+    return [tiny.encode(prompt) for prompt in words]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +86,8 @@ def test_the_gradient_of_a_logp_is_onehot_minus_softmax(tiny, prompts):
     p = distribution(tiny, [*prompts[0], 20, 1], 0.5)[-2]
     expected = (torch.nn.functional.one_hot(torch.tensor(1), len(p)) - p) / 0.5
     assert torch.allclose(captured[0].grad[0, 1].double(), expected, atol=1e-5)
-    assert captured[0].grad.abs().sum() == captured[0].grad[0, 1].abs().sum()
+    captured[0].grad[0, 1] = 0
+    assert captured[0].grad.abs().sum() == 0
 
 
 def test_padding_changes_nothing(tiny, prompts, drawn):
@@ -94,7 +99,7 @@ def test_padding_changes_nothing(tiny, prompts, drawn):
 def assert_same(these, those):
     assert [c.token_ids for c in these] == [c.token_ids for c in those]
     for a, b in zip(these, those, strict=True):
-        assert a.logp == pytest.approx(b.logp, abs=1e-5)
+        assert a.logp == pytest.approx(b.logp, abs=1e-5, rel=1e-5)  # a float32 sum in another order
 
 
 @pytest.mark.parametrize("max_rows", [1, 6, 17, 40])
@@ -400,7 +405,7 @@ def test_tokens_of_one_completion_are_independent_draws(tiny):
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.7}])
 def test_first_tokens_follow_the_models_probabilities(tiny, settings):
-    prompt = tiny.encode("make 17 =")
+    prompt = tiny.encode("countdown 2 5 target")
     drawn = generate(tiny, [prompt], 3000, seeds=[3], max_new_tokens=1, max_rows=3000, **settings)[0]
     p = distribution(tiny, prompt, settings.get("temperature", 1.0))[-1].numpy()
     often = p * 3000 >= 5

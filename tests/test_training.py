@@ -926,7 +926,7 @@ def test_problems_and_partition_must_belong_together(train, few_problems, tmp_pa
     with pytest.raises(ValueError, match="more than once"):
         train(problems=[*few_problems, few_problems[0]], out=tmp_path / "run")
     with pytest.raises(ValueError, match="has no answer"):
-        train(problems=[*few_problems, Problem("bare", "make 17 =", "")], out=tmp_path / "run")
+        train(problems=[*few_problems, Problem("bare", "sort 17 =", "")], out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -7,8 +7,8 @@ databases are split, so that a model is tested on schemas it has never seen, as 
     SELECT count ( * ) FROM singer WHERE country = 'France'
 
 A column of words is spelled one way in a database ('france', 'France' or 'FRANCE'), which the prompt does not say: as in
-BIRD, the stored values have to be guessed. Most databases have small letters, so a model that stops trying the others
-gains Pass@1 and loses Pass@k.
+BIRD, the stored values have to be guessed. Small letters are the most frequent, so a model that stops trying the
+others gains Pass@1 and loses Pass@k.
 
 Here: vocabulary, contents of the databases, questions. Not here: the database files (`data/make_minisql.py`), and the
 verifier, which is the ordinary `sql` task.
@@ -24,39 +24,18 @@ import numpy as np
 from dphrl_lite.errors import lookup
 from dphrl_lite.tasks.base import Problem
 
-THINGS = [
-    "singer",
-    "concert",
-    "museum",
-    "visitor",
-    "student",
-    "course",
-    "car",
-    "race",
-    "player",
-    "team",
-    "book",
-    "author",
-    "shop",
-    "dog",
-    "owner",
-    "ship",
-    "port",
-    "film",
-    "actor",
-    "house",
-    "doctor",
-    "farm",
-    "planet",
-    "moon",
-]
-NUMBERS = ["age", "weight", "price", "score", "pages", "height", "speed", "wins"]
+# ruff: noqa: SIM905 - words read best without quotes
+THINGS = (
+    "singer concert museum visitor student course car race player team book author shop dog owner ship port film actor "
+    "house doctor farm planet moon"
+).split()
+NUMBERS = "age weight price score pages height speed wins".split()
 VALUES = {
-    "country": ["france", "japan", "brazil", "kenya", "norway", "india"],
-    "color": ["red", "blue", "green", "black", "white"],
-    "city": ["paris", "tokyo", "lima", "oslo", "cairo"],
-    "genre": ["rock", "jazz", "folk", "pop"],
-    "kind": ["old", "new", "big", "small"],
+    "country": "france japan brazil kenya norway india".split(),
+    "color": "red blue green black white".split(),
+    "city": "paris tokyo lima oslo cairo".split(),
+    "genre": "rock jazz folk pop".split(),
+    "kind": "old new big small".split(),
 }
 SPELLINGS = {str.lower: 0.5, str.capitalize: 0.3, str.upper: 0.2}  # how a database may store words, and how often
 SPLITS = {"train": range(24), "validation": range(24, 32), "test": range(32, 64)}

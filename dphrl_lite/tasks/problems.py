@@ -72,7 +72,7 @@ MAPPINGS: dict[str, dict[str, Column]] = {
     "bird": {**_SQL, "answer": "SQL", "difficulty": lambda row: row.get("difficulty")},  # train.json has none
     "spider": {**_SQL, "answer": ("gold_sql", "query")},
 }
-GENERATORS = ("arithmetic", "countdown", "minisql")  # tasks that make their problems
+GENERATORS = ("arithmetic", "countdown", "minisql")  # modules that make problems
 _OTHER_NAMES = {"dsrsub": "deepscaler", "minidev": "bird"}  # files of these sets that do not carry their name
 
 
@@ -87,9 +87,10 @@ def load_problems(
 
     Args:
         source: a .json, .jsonl, .csv or .parquet file; a hub id or folder that `datasets.load_dataset` knows, the
-            config after a colon (`"openai/gsm8k:main"`); or a family that a task makes (`"countdown:cd3"`,
-            `"arithmetic:multiplication"`).
-        split: of a hub data set; of what a task makes "train" (the default) or "test", the held-out part.
+            config after a colon (`"openai/gsm8k:main"`); or a family that is made here (`"countdown:cd3"`,
+            `"arithmetic:multiplication"`, `"minisql:count"`, which the task `sql` judges).
+        split: of a hub data set; of what is made here "train" (the default) or "test", the held-out part, or, of
+            countdown and minisql, "validation".
         columns: where the fields are: a name in `MAPPINGS`, or a dict from `id`, `prompt`, `answer` to a column name, a
             tuple of names of which the first present one counts, or a function of the row; further keys become `meta`.
             By default rows with columns `prompt` and `answer` are taken as they stand: other columns go into `meta`, and

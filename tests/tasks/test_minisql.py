@@ -1,9 +1,9 @@
 """Miniature text-to-SQL: every listed query is right, near misses are not, and no held-out schema is ever shown."""
 
-import itertools
 import re
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 
@@ -60,7 +60,7 @@ def test_a_word_spelled_otherwise_than_it_is_stored_is_wrong(task, form):
 
 def test_the_answer_of_another_question_is_wrong(task):
     asked = problems("most", 40, split="test")
-    others = [b.answer for a, b in itertools.pairwise(asked) if a.meta["db_id"] != b.meta["db_id"]]
+    others = [b.answer for a, b in pairwise(asked) if a.meta["db_id"] != b.meta["db_id"]]
     assert not any(task.verify(asked[0], other).correct for other in others if other != asked[0].answer)
 
 
