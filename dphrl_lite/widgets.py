@@ -413,7 +413,7 @@ def front_explorer(scores: pd.DataFrame) -> Live:
     """The front of Pass@1 against Pass@k or diversity: switch domain, problems and divergences; hover shows the run.
 
     Args:
-        scores: from `frontier.run_scores`.
+        scores: from `conclusions.run_scores`.
     """
     names = lambda level: list(map(str, scores.index.unique(level)))
     heights = [name for name in scores.columns if name != "Pass@1"]

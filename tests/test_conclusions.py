@@ -137,7 +137,7 @@ def test_the_report_of_a_whole_sweep_names_every_part():
     text = report(table, runs)
     for part in (
         conclusions.RULE,
-        "## toy: 16 runs, of each method and strength 2 to 2 seeds",
+        "## toy: 16 runs; of each method and strength 2 to 2 seeds",
         "Fronts: every strength",
         "At equal Pass@1",
         "Which claims hold here",

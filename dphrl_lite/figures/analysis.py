@@ -143,7 +143,7 @@ def front(
     Larger marks are stronger penalties. Methods with one strength are single marks; dotted lines cross at base.
 
     Args:
-        scores: from `frontier.run_scores`.
+        scores: from `conclusions.run_scores`.
         domain, split: which runs and problems.
         height: the column that is drawn upwards, "Pass@4" ... or "distinct".
         methods: which to draw beside base; None: all.
@@ -224,7 +224,7 @@ def matched_differences(differences: pd.DataFrame, k: int = 64) -> go.Figure:
     """Differences of Pass@k at equal Pass@1, one row per pair: dot and interval, dark where the interval leaves out zero.
 
     Args:
-        differences: rows of `frontier.matched` with the columns domain, first, second besides; pairs whose fronts do not
+        differences: rows of `conclusions.at_equal_pass_at_1`, with a column domain; pairs whose fronts do not
             overlap (NaN) are named and left empty.
         k: of Pass@k, for the title.
     """
