@@ -5,8 +5,8 @@ and `bandits` (the same, where everything can be computed exactly); `tasks` (ver
 `kv_cache`, `logprobs` (language models); `objectives`, `presampling`, `training` with `preflight`, `batches`, `metrics` and
 `tracking` (the method), `checkpoint` under all that writes, and `sharding` under all that holds weights; `quantisation`,
 `lowrank`, `memory` with `budget`, and `costs` (what a large model takes); `evaluation` and `export` (what becomes of a
-policy), `experiments`; `figures`, `widgets`, `settings`, `cli`, `doctor` (what people look at and type). A room only imports
-rooms below it.
+policy), `experiments` with `frontier` and `conclusions`; `figures`, `widgets`, `settings`, `cli`, `doctor` (what people
+look at and type). A room only imports rooms below it.
 """
 
 __version__ = "0.1.0"

@@ -143,7 +143,7 @@ def _swept(table: pd.DataFrame, domain: str, method: str) -> list[float]:
     rows = table[(table["domain"] == domain) & (table["method"] == method)]
     if rows.empty:
         raise ValueError(f"no runs of {method!r} in {domain!r}; there are {sorted(set(table['method']))}")
-    return sorted(set(rows["strength"]))
+    return sorted(set(rows["strength"].dropna())) or [None]
 
 
 def _between(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
@@ -291,28 +291,25 @@ def fronts(table: pd.DataFrame, domain: str, ks: Sequence[int] = (1, 8, 64)) -> 
     return scores.mean().join(spread).assign(seeds=scores.size())
 
 
-PAIRS = [
-    ("dph-f", "rkl"),
-    ("dph-f", "rkl-k3"),
-    ("dph-f", "sft"),
-    ("dph-js", "rkl"),
-    ("dph-js", "rkl-k3"),
-    ("dph-js", "sft"),
-]
-PAIRS += [("dph-js", "dph-f"), ("rkl", "rkl-k3")]
+PAIRS = [(dph, other) for dph in ("dph-f", "dph-js") for other in ("rkl", "rkl-k3", "sft")]
+PAIRS += [("dph-js", "dph-f"), ("rkl", "rkl-k3"), *((f"dph-alpha-{alpha}", "dph-f") for alpha in (0.2, 0.5, 0.8))]
+PAIRS += [("dph-js-definition", "dph-js")]
 IDEAS = [
     ("dph-f+all", "dph-f"),
     ("dph-f+all", "rkl-k3"),
     ("dph-f+balanced", "dph-f+all"),
     ("dph-f+all+pass@4", "dph-f+all"),
 ]
+IDEAS += [(name, "dph-f") for name in ("dph-f+one", "dph-f+target", "grpo+pass@2", "grpo+pass@4", "grpo+pass@8")]
 
 
 def at_equal_pass_at_1(table: pd.DataFrame, domain: str, pairs=None, scores=("Pass@8", "Pass@64")) -> pd.DataFrame:
-    """`matched` for each pair of methods that were both swept: rows pairs, columns score, difference, low, high, from_, to."""
+    """`matched` for each pair whose second method was swept; the first may be a single point, compared where it stands.
+
+    Rows pairs, columns first, second, score, difference, low, high, from_, to. Pairs that were not run are left out.
+    """
     points = table[table["domain"] == domain].groupby("method", observed=True)["strength"].nunique()
-    swept = set(points.index[points > 1])
-    pairs = [pair for pair in pairs or PAIRS + IDEAS if swept.issuperset(pair)]
+    pairs = [(a, b) for a, b in pairs or PAIRS + IDEAS if a in points.index and points.get(b, 0) > 1]
     rows = [
         {"first": a, "second": b, "score": score} | matched(table, domain, a, b, score)
         for a, b in pairs

@@ -58,15 +58,13 @@ class Variant:
 
 
 _ALL = {"rehearse_exploration": True}
-_PASS_4 = {"advantage_k": 4}
 IDEAS = {  # beyond the paper
     "dph-f+one": Variant("dph-f", {"one_per_problem": True}),  # as its release: one reference answer per problem
     "dph-f+all": Variant("dph-f", _ALL),
     "dph-f+balanced": Variant("dph-f", _ALL | {"balance": True}),
     "dph-f+target": Variant("dph-f", train={"penalty_target": 0.03}),
-    "grpo+pass@4": Variant("grpo", train=_PASS_4),
-    "dph-f+all+pass@4": Variant("dph-f", _ALL, _PASS_4),
-}
+    "dph-f+all+pass@4": Variant("dph-f", _ALL, {"advantage_k": 4}),
+} | {f"grpo+pass@{k}": Variant("grpo", train={"advantage_k": k}) for k in (2, 4, 8)}
 VARIANTS = {f"dph-alpha-{alpha}": Variant("dph-alpha", train={"alpha": alpha}) for alpha in (0.2, 0.5, 0.8)} | IDEAS
 
 
@@ -92,7 +90,7 @@ def strengths() -> dict[str, tuple]:
     fronts = {name: tuple(round(scale * c, 4) for c in CURVATURES) for name, scale in swept.items()}
     fronts |= dict.fromkeys(["dph-f+balanced", "dph-f+all+pass@4"], CURVATURES[1:4])
     single = dict.fromkeys(VARIANTS, 1.0) | {"dph-js-definition": 4.0, "dph-f+target": 0.3}
-    single |= dict.fromkeys(["grpo", "grpo-exp", "dapo", "grpo+pass@4"])
+    single |= dict.fromkeys(["grpo", "grpo-exp", "dapo", *(f"grpo+pass@{k}" for k in (2, 4, 8))])
     return {name: (strength,) for name, strength in single.items()} | fronts
 
 

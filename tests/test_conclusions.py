@@ -45,6 +45,14 @@ def test_a_front_against_itself_is_zero_with_no_band(table):
     assert found["value"] == found["low"] == found["high"] == 0
 
 
+def test_a_single_point_is_compared_where_it_stands():
+    table = made({"dph-f": [(0.1, 0.6, 0.8), (1.0, 0.4, 1.0)], "grpo+pass@4": [(np.nan, 0.5, 0.95)]})
+    found = conclusions.at_equal_pass_at_1(table, "toy", scores=["Pass@64"]).iloc[0]
+    assert (found["first"], found["second"]) == ("grpo+pass@4", "dph-f")
+    assert found["difference"] == pytest.approx(0.05, abs=0.01)  # the line is at .9 there
+    assert found["from_"] == found["to"] == pytest.approx(0.5, abs=0.01)
+
+
 def test_fronts_without_a_common_pass_at_1_are_not_compared(table):
     found = matched(table, "toy", "dph-js", "apart")
     assert np.isnan([found["value"], found["low"], found["high"]]).all()

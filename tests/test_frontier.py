@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from dphrl_lite import evaluation, frontier
+from dphrl_lite import conclusions, evaluation, frontier
 from dphrl_lite.checkpoint import OtherRunError
 from dphrl_lite.frontier import CLASS, HELD_OUT, IDEAS, TRAINED, Trial, strengths, trials
 
@@ -98,3 +98,20 @@ def test_unknown_names_are_said_before_anything_runs(tmp_path):
 def test_nothing_to_read_says_what_to_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="dphrl experiment frontier --out"):
         frontier.read(tmp_path)
+
+
+def test_grpo_collapses_and_rehearsal_holds(small, tmp_path, monkeypatch):
+    """The robust facts on a short run: GRPO ends below the base model at k = 64, and DPH-F above GRPO; so do the bands."""
+    monkeypatch.setattr(frontier, "TRAINED", TRAINED)
+    monkeypatch.setattr(frontier, "SETTINGS", {"countdown": {"steps": 40}})
+    held_out = {"validation": {"cd3": 1}, "test": {"cd3": 60, "cd4": 140}, "probe": {"sort": 1}}
+    monkeypatch.setattr(frontier, "HELD_OUT", {"countdown": held_out})
+    monkeypatch.setattr(frontier, "DRAWN", {"validation": 1, "test": 64, "probe": 1})
+    for method, strength in (("base", None), ("grpo", None), ("dph-f", 1.0)):
+        frontier.run_trial(Trial("countdown", method, strength, 0), tmp_path)
+    frontier.collect(tmp_path)
+    table, _ = frontier.read(tmp_path)
+    base, grpo, dph = ("base", None), ("grpo", None), ("dph-f", 1.0)
+    assert conclusions.difference(table, "countdown", base, grpo, "Pass@64")["low"] > 0
+    assert conclusions.difference(table, "countdown", dph, grpo, "Pass@64")["low"] > 0
+    assert conclusions.difference(table, "countdown", grpo, base, "Pass@1")["low"] > 0
