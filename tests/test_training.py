@@ -127,8 +127,12 @@ class Recording(Task):
     def __init__(self, task):
         self.task, self.name, self.seen = task, task.name, []
 
+    def verify_all(self, pairs):
+        pairs = list(pairs)
+        self.seen += [(problem.id, completion) for problem, completion in pairs]
+        return super().verify_all(pairs)
+
     def check(self, problem, completion):
-        self.seen.append((problem.id, completion))
         return self.task.check(problem, completion)
 
 
