@@ -244,7 +244,23 @@ def test_a_mistake_gets_a_sentence_and_status_2(capsys):
     assert "give it a folder with --out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["first-look", "multiplication"])
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["first-look", "--minutes", "5", "--out", "x"], "first-look has no setting minutes; it has steps, seeds"),
+        (["frontier", "--steps", "5", "--out", "x"], "frontier has no setting steps"),
+        (["frontier", "--methods", "grop", "--out", "x"], "Did you mean 'grpo'"),
+        (["frontier-class"], "no runs of frontier-class are shipped: give it a folder with --out"),
+    ],
+)
+def test_what_an_experiment_cannot_do_is_said(capsys, tmp_path, monkeypatch, command, told):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["experiment", *command]) == 2
+    assert told in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["first-look", "multiplication", "frontier"])
 def test_experiment_prints_the_shipped_outcomes(capsys, name):
     assert cli.main(["experiment", name]) == 0
     printed = capsys.readouterr().out

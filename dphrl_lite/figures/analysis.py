@@ -123,7 +123,7 @@ def diversity(table: pd.DataFrame, what: str = "") -> go.Figure:
     shares = {"type": "log", "tickformat": "~%", "tickvals": ticks, "range": [-3, 0.05]}
     figure.update_yaxes(title_text="share of problems with at least d", **shares)
     title = f"Different right answers{f' on {what}' if what else ''}"
-    return styled(figure, 400, title, legend={"x": 0.98, "y": 0.98, "xanchor": "right"}, uirevision="keep")
+    return styled(figure, 400, title, legend={"x": 0.02, "y": 0.04}, uirevision="keep")
 
 
 # ---- the front -------------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def front(
         figure.add_annotation(text=none, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
     figure.update_xaxes(title_text="Pass@1", tickformat="~%")
     figure.update_yaxes(title_text=words, tickformat="~%" if height != "distinct" else ".2f")
-    legend = {"x": 1.02, "y": 1, "font": {"size": 12}, "itemsizing": "trace"}
+    legend = {"x": 1.02, "y": 1, "font": {"size": 12}, "itemsizing": "trace", "tracegroupgap": 0}
     title = f"{domain}, {split} problems: Pass@1 against {words}"
     return styled(figure, 580, title, legend=legend, uirevision=f"{domain}{split}{height}").update_layout(margin_r=190)
 
