@@ -9,6 +9,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -215,7 +216,10 @@ def sweep(
         except BaseException:  # Ctrl-C too: those that run are finished, no other is begun
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return sum(not _outcomes(folder, trial).is_file() for trial in wanted)
+    left = sum(not _outcomes(folder, trial).is_file() for trial in wanted)
+    if left:
+        print(f"{left} of {len(wanted)} runs are missing; the same command goes on with them", file=sys.stderr)
+    return left
 
 
 def _end_with_parent():
@@ -256,6 +260,8 @@ def collect(folder: str | Path):
     """Put the outcomes and costs of a sweep's trials into `outcomes.parquet` and `runs.parquet` beside them."""
     folder = Path(folder)
     paths = sorted(folder.glob("*-seed*.parquet"))
+    if not paths:
+        return
     table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
     runs = pd.DataFrame([json.loads(path.with_suffix(".json").read_text()) for path in paths])
     small = {"n": "int16", "c": "int16", "distinct": "int16", "seed": "int8"} | dict.fromkeys(COLUMNS[:4], "category")

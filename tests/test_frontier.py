@@ -68,12 +68,13 @@ def test_a_trial_writes_its_outcomes_and_its_cost(small, tmp_path):
     assert runs["entropy"].between(0.05, 2).all()
 
 
-def test_a_sweep_goes_on_where_it_was_stopped(small, tmp_path, monkeypatch):
+def test_a_sweep_goes_on_where_it_was_stopped(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(frontier, "ProcessPoolExecutor", lambda *settings: ThreadPoolExecutor(1))
     ran = []
     monkeypatch.setattr(frontier, "run_trial", lambda t, folder: (ran.append(t), frontier._outcomes(folder, t).touch()))
     wanted = trials(["countdown"], ["grpo", "sft"], (0,))
     assert frontier.sweep(wanted, tmp_path, minutes=0) == 7 and not ran
+    assert "7 of 7 runs are missing; the same command goes on" in capsys.readouterr().err
     assert frontier.sweep(wanted[:2], tmp_path) == 0
     assert [t.method for t in ran] == ["base", *(t.method for t in wanted[:2])]
     assert frontier.sweep(wanted, tmp_path) == 0
