@@ -263,14 +263,16 @@ def crossing(base: Outcomes, trained: Outcomes, ks: Iterable[int] | None = None)
 
 def _order(base: Outcomes, trained: Outcomes) -> np.ndarray:
     """Places in `trained` of the problems of `base`, in its order; `ValueError` where they are not the same problems."""
+    if base.problem_ids is not None and trained.problem_ids is not None:
+        if odd := set(base.problem_ids) ^ set(trained.problem_ids):
+            raise ValueError(
+                f"base and trained must hold the same problems; {len(odd)} differ, e.g. {next(iter(odd))!r}"
+            )
+        place = {name: i for i, name in enumerate(trained.problem_ids)}
+        return np.array([place[name] for name in base.problem_ids])
     if len(base) != len(trained):
         raise ValueError(f"base has {len(base)} problems and trained {len(trained)}; evaluate both on the same set")
-    if base.problem_ids is None or trained.problem_ids is None:
-        return np.arange(len(trained))
-    if odd := set(base.problem_ids) ^ set(trained.problem_ids):
-        raise ValueError(f"base and trained must hold the same problems; {len(odd)} differ, e.g. {next(iter(odd))!r}")
-    place = {name: i for i, name in enumerate(trained.problem_ids)}
-    return np.array([place[name] for name in base.problem_ids])
+    return np.arange(len(trained))
 
 
 def died(counts: pd.DataFrame, base: str = "base", often: int = 8) -> pd.DataFrame:
