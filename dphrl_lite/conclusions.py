@@ -299,6 +299,7 @@ IDEAS = [
     ("dph-f+all", "rkl-k3"),
     ("dph-f+balanced", "dph-f+all"),
     ("dph-f+all+pass@4", "dph-f+all"),
+    ("dph-f+pass@2", "dph-f"),
 ]
 IDEAS += [(name, "dph-f") for name in ("dph-f+one", "dph-f+target", "grpo+pass@2", "grpo+pass@4", "grpo+pass@8")]
 

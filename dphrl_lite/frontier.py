@@ -65,6 +65,7 @@ IDEAS = {  # beyond the paper
     "dph-f+balanced": Variant("dph-f", _ALL | {"balance": True}),
     "dph-f+target": Variant("dph-f", train={"penalty_target": 0.03}),
     "dph-f+all+pass@4": Variant("dph-f", _ALL, {"advantage_k": 4}),
+    "dph-f+pass@2": Variant("dph-f", train={"advantage_k": 2}),
 } | {f"grpo+pass@{k}": Variant("grpo", train={"advantage_k": k}) for k in (2, 4, 8)}
 VARIANTS = {f"dph-alpha-{alpha}": Variant("dph-alpha", train={"alpha": alpha}) for alpha in (0.2, 0.5, 0.8)} | IDEAS
 
@@ -90,6 +91,7 @@ def strengths() -> dict[str, tuple]:
     swept = dict.fromkeys(["rkl", "rkl-k3", "sft", "dph-f", "dph-f+all"], 1.0) | {"dph-js": 2.0}  # 1 / f''(1)
     fronts = {name: tuple(round(scale * c, 4) for c in CURVATURES) for name, scale in swept.items()}
     fronts |= dict.fromkeys(["dph-f+balanced", "dph-f+all+pass@4"], CURVATURES[1:4])
+    fronts["dph-f+pass@2"] = CURVATURES[:3]
     single = dict.fromkeys(VARIANTS, 1.0) | {"dph-js-definition": 4.0, "dph-f+target": 0.3}
     single |= dict.fromkeys(["grpo", "grpo-exp", "dapo", *(f"grpo+pass@{k}" for k in (2, 4, 8))])
     return {name: (strength,) for name, strength in single.items()} | fronts
