@@ -323,9 +323,11 @@ def at_equal_pass_at_1(table: pd.DataFrame, domain: str, pairs=None, scores=("Pa
 def moonshot(table: pd.DataFrame, domain: str) -> pd.DataFrame:
     """How far each method, at its chosen strength, is from GRPO's Pass@1 and from the base model's Pass@64 at once.
 
-    Columns: `Pass@1 - GRPO`, `Pass@64 - base`, `worst` of the two; the best comes first. The goal is a worst above -.01.
+    Columns: `Pass@1 - GRPO`, `Pass@64 - base`, `worst` of the two; the best comes first. The goal is a worst above -.01. Empty
+    where GRPO was not run.
     """
     best = strengths(run_scores(table, (1, 64)), domain)
+    best = best if "grpo" in best else {}
     gaps = {
         name: {
             "Pass@1 - GRPO": difference(table, domain, (name, best[name]), ("grpo", best["grpo"]), "Pass@1")["value"],
@@ -333,7 +335,7 @@ def moonshot(table: pd.DataFrame, domain: str) -> pd.DataFrame:
         }
         for name in best
     }
-    found = pd.DataFrame.from_dict(gaps, orient="index")
+    found = pd.DataFrame.from_dict(gaps, orient="index", columns=None if gaps else ["Pass@1 - GRPO", "Pass@64 - base"])
     return found.assign(worst=found.min(axis=1)).sort_values("worst", ascending=False)
 
 
@@ -343,22 +345,23 @@ def report(table: pd.DataFrame, runs: pd.DataFrame) -> str:
     for domain in dict.fromkeys(table["domain"]):
         rows = runs[(runs["domain"] == domain) & (runs["method"] != "base")]
         seeds = rows.groupby(["method", "strength"], dropna=False)["seed"].nunique()
-        parts.append(
-            f"\n## {domain}: {len(rows)} runs; of each method and strength {seeds.min()} to {seeds.max()} seeds"
-        )
-        parts += ["Bands of one seed know nothing of the choice of seeds."] if seeds.min() == 1 else []
-        parts += ["\nTest problems, every method at its strength", _text(_banded(scoreboard(table, runs, domain)))]
-        parts += ["\nFronts: every strength", _text(fronts(table, domain))]
-        parts += ["\nAt equal Pass@1: first minus second", _text(at_equal_pass_at_1(table, domain), index=False)]
-        parts += ["\nGRPO's Pass@1 and the base model's Pass@64 at once", _text(moonshot(table, domain))]
+        told = f"{len(rows)} runs; of each method and strength {seeds.min()} to {seeds.max()} seeds"
+        parts.append(f"\n## {domain}: {told if len(rows) else 'the base model alone'}")
+        parts += ["Bands of one seed know nothing of the choice of seeds."] * int(seeds.min() == 1)
+        tables = {
+            "Test problems, every method at its strength": _banded(scoreboard(table, runs, domain)),
+            "Fronts: every strength": fronts(table, domain).reset_index(),
+            "At equal Pass@1: first minus second": at_equal_pass_at_1(table, domain),
+            "GRPO's Pass@1 and the base model's Pass@64 at once": moonshot(table, domain),
+        }
+        parts += [f"\n{title}\n{_text(found)}" for title, found in tables.items() if len(found)]
     both = pd.concat([verdicts(table, k) for k in (8, 64)]).drop_duplicates(["domain", "claim"])
-    return "\n".join(
-        [*parts, "\n## Which claims hold here", _text(both.sort_values("domain", kind="stable"), index=False)]
-    )
+    return "\n".join([*parts, "\n## Which claims hold here", _text(both.sort_values("domain", kind="stable"))])
 
 
-def _text(table: pd.DataFrame, index: bool = True) -> str:
-    return table.to_string(index=index, float_format="{:.3f}".format, na_rep="")
+def _text(table: pd.DataFrame) -> str:
+    numbered = pd.api.types.is_integer_dtype(table.index)
+    return table.to_string(index=not numbered, float_format="{:.3f}".format, na_rep="")
 
 
 def _banded(board: pd.DataFrame) -> pd.DataFrame:

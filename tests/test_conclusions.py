@@ -157,3 +157,6 @@ def test_the_report_of_a_whole_sweep_names_every_part():
     assert board.loc["grpo", "Pass@1"] == pytest.approx(0.5 + 0.2 / 64)
     best = conclusions.moonshot(table, "toy").iloc[0]
     assert best["worst"] == pytest.approx(min(best["Pass@1 - GRPO"], best["Pass@64 - base"]))
+    for methods in (["base"], ["base", "dph-f"]):  # a sweep that was stopped early
+        some = report(table[table["method"].isin(methods)], runs[runs["method"].isin(methods)])
+        assert "the base model alone" in some or "## toy: 4 runs" in some
