@@ -105,7 +105,7 @@ def _shares(count: int, seed: int) -> np.ndarray:
 
 def _band(means: np.ndarray) -> dict[str, float]:
     tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    low, high = np.nanquantile(means[1:], tails) if np.isfinite(means[1:]).any() else (np.nan, np.nan)
+    low, high = np.nanquantile(means[1:], tails) if np.isfinite(means[0]) else (np.nan, np.nan)
     return {"value": float(means[0]), "low": float(low), "high": float(high)}
 
 
@@ -205,30 +205,27 @@ def verdicts(table: pd.DataFrame, k: int = 64, of: Iterable[Claim] | None = None
     """Which claims hold: domain, claim, verdict, difference (first minus second), low, high, seeds.
 
     A claim holds if the whole band lies on its side, does not hold if the whole band lies on the other side, and else cannot
-    be told. Strengths are those of `chosen`. Claims about methods that were not run are left out.
+    be told. Strengths are those of `chosen`. Claims about methods that were not run, or not swept, are left out.
     """
     scores, rows = run_scores(table, (1, 64)), []
-    for domain in dict.fromkeys(table["domain"]):
-        best, seeds = (
-            strengths(scores, domain),
-            table[table["domain"] == domain].groupby("method", observed=True)["seed"],
-        )
+    for domain, part in table.groupby("domain", observed=True, sort=False):
+        counted = part.groupby("method", observed=True)[["strength", "seed"]].nunique()
         for claim in claims(k) if of is None else of:
-            if claim.first in best and claim.second in best:
-                ends = [(name, best[name]) for name in (claim.first, claim.second)]
-                found = (
-                    matched(table, domain, claim.first, claim.second, claim.score)
-                    if claim.matched
-                    else difference(table, domain, *ends, claim.score, claim.split)
-                )
-                ran = max(seeds.nunique()[name] for name in (claim.first, claim.second))
-                rows.append(
-                    {"domain": domain, "claim": claim.text, "verdict": _verdict(found, claim.within)}
-                    | found
-                    | {"seeds": ran}
-                )
+            both = [claim.first, claim.second]
+            if not set(both) <= set(counted.index) or (claim.matched and counted.loc[both, "strength"].min() < 2):
+                continue
+            found = _found(table, domain, claim, strengths(scores, domain))
+            row = {"domain": domain, "claim": claim.text, "verdict": _verdict(found, claim.within)}
+            rows.append(row | found | {"seeds": counted.loc[both, "seed"].max()})
     columns = ["domain", "claim", "verdict", "value", "low", "high", "seeds"]
     return pd.DataFrame(rows, columns=columns).rename(columns={"value": "difference"})
+
+
+def _found(table: pd.DataFrame, domain: str, claim: Claim, best: dict) -> dict[str, float]:
+    if claim.matched:
+        return matched(table, domain, claim.first, claim.second, claim.score)
+    ends = ((name, best[name]) for name in (claim.first, claim.second))
+    return difference(table, domain, *ends, claim.score, claim.split)
 
 
 def _verdict(found: dict[str, float], within: float) -> str:
@@ -244,8 +241,9 @@ def scoreboard(table: pd.DataFrame, runs: pd.DataFrame, domain: str, k: int = 64
     """Every method of a domain at its chosen strength, on the test problems, means over seeds.
 
     Columns: strength, seeds, Pass@k with bands, keep / forget / gain / never (expected numbers of problems at `k`, against the
-    base model), distinct, entropy (nats a token), elsewhere (Pass@1 of the tasks that are not trained), seconds and reference
-    forwards of a step's work in all.
+    base model), distinct, entropy (nats a token), elsewhere (Pass@1 of the tasks that are not trained), and what the run
+    took in all: tokens sampled and trained, completions that the reference scored. Seconds stand in `runs`, but belong to
+    whatever else the machine did.
     """
     best = strengths(run_scores(table, (1, 64)), domain)
     ranks = {name: rank for rank, name in enumerate(["base", *METHODS])}
@@ -264,7 +262,7 @@ def _row(table: pd.DataFrame, runs: pd.DataFrame, domain: str, of: Runs, k: int)
     row["elsewhere"] = mean(table, domain, of, "Pass@1", "probe")["value"]
     at = runs["strength"].isna() if of[1] is None else np.isclose(runs["strength"].astype(float), of[1])
     cost = runs[(runs["domain"] == domain) & (runs["method"] == of[0]) & at]
-    return row | cost[["entropy", "seconds", "reference_forwards"]].mean().to_dict()
+    return row | cost[["entropy", "tokens", "tokens_trained", "reference_forwards"]].mean().to_dict()
 
 
 def _changes(table: pd.DataFrame, domain: str, of: Runs, k: int) -> dict[str, float]:

@@ -134,6 +134,11 @@ def test_scores_are_means_over_problems_and_missing_beyond_n(table):
     assert few["Pass@64"].isna().all() and few["Pass@16"].notna().all()
 
 
+def test_fronts_of_one_point_are_no_fronts():
+    table = made({"dph-js": [(0.6, 0.5, 0.9)], "dph-f": [(0.3, 0.5, 0.9)], "rkl": [(0.1, 0.5, 0.8), (1.0, 0.4, 0.9)]})
+    assert verdicts(table).empty
+
+
 def test_the_report_of_a_whole_sweep_names_every_part():
     fronts = {"base": [(np.nan, 0.3, 0.95)], "grpo": [(np.nan, 0.5, 0.7)], "dapo": [(np.nan, 0.5, 0.7)]}
     fronts |= {name: [(0.1, 0.48, 0.8), (1.0, 0.4, 0.9)] for name in ("rkl", "dph-f", "dph-js")}
@@ -141,7 +146,7 @@ def test_the_report_of_a_whole_sweep_names_every_part():
     table = pd.concat([table, table[table["split"] == "test"].assign(split="probe")], ignore_index=True)
     table = table[(table["method"] != "base") | (table["seed"] == 0)]
     keys = ["domain", "method", "strength", "seed"]
-    runs = table[keys].drop_duplicates().assign(entropy=0.4, seconds=30.0, reference_forwards=0.0)
+    runs = table[keys].drop_duplicates().assign(entropy=0.4, tokens=9.0, tokens_trained=9.0, reference_forwards=0.0)
     text = report(table, runs)
     for part in (
         conclusions.RULE,
