@@ -29,6 +29,8 @@ from dphrl_lite.models import DATA
 from dphrl_lite.tasks import Problem, Task, countdown, minisql
 
 FRONTIER = DATA / "frontier"
+OUTCOMES, RUNS = "outcomes.parquet", "runs.parquet"
+TRIAL = ["domain", "method", "strength", "seed"]
 SEEDS, THRESHOLD = (0, 1, 2, 3, 4), 6
 CURVATURES = (0.03, 0.1, 0.3, 1.0, 3.0)  # eta f''(1): equal values are the fair first comparison of divergences
 SQL = tuple(minisql.FORMS)
@@ -193,7 +195,7 @@ def sweep(
 
     Args:
         wanted: from `trials`; the base model's own evaluation in each domain is added.
-        folder: of this sweep alone; what is there is not run again.
+        folder: of this sweep alone; what is there is not run again, whether as files of a trial or collected.
         minutes: no trial is begun after that; None runs all.
         processes: at once; None: one per core.
 
@@ -208,7 +210,7 @@ def sweep(
     for domain in domains:
         prepare(domain, folder, progress=True)
     wanted = [Trial(domain, "base", None, 0) for domain in domains] + list(wanted)
-    missing = [trial for trial in wanted if not _outcomes(folder, trial).is_file()]
+    missing = [trial for trial in wanted if trial.name not in _done(folder)]
     bar = tqdm(total=len(wanted), initial=len(wanted) - len(missing), desc="frontier", unit="run")
     with bar, ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         begun = [pool.submit(_in_time, trial, folder, until) for trial in missing]
@@ -218,7 +220,7 @@ def sweep(
         except BaseException:  # Ctrl-C too: those that run are finished, no other is begun
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    left = sum(not _outcomes(folder, trial).is_file() for trial in wanted)
+    left = sum(trial.name not in _done(folder) for trial in wanted)
     if left:
         print(f"{left} of {len(wanted)} runs are missing; the same command goes on with them", file=sys.stderr)
     return left
@@ -236,8 +238,15 @@ def _in_time(trial: Trial, folder: Path, until: float) -> bool:
     return False
 
 
-def _outcomes(folder: Path, trial: Trial) -> Path:
-    return folder / f"{trial.name}.parquet"
+def _done(folder: Path) -> set[str]:
+    """The names of the trials whose outcomes are in `folder`."""
+    collected = _names(pd.read_parquet(folder / RUNS)) if (folder / RUNS).is_file() else []
+    return {path.stem for path in folder.glob("*-seed*.parquet")} | set(collected)
+
+
+def _names(runs: pd.DataFrame) -> list[str]:
+    rows = runs[TRIAL].itertuples(index=False)
+    return [Trial(r.domain, r.method, None if pd.isna(r.strength) else r.strength, r.seed).name for r in rows]
 
 
 def run(out: str | Path, seeds: Sequence[int] = SEEDS, domains=None, methods=None, minutes=None, processes=None) -> int:
@@ -259,24 +268,32 @@ def run_class(out: str | Path, minutes=None, processes=None) -> int:
 
 
 def collect(folder: str | Path):
-    """Put the outcomes and costs of a sweep's trials into `outcomes.parquet` and `runs.parquet` beside them."""
+    """Put the outcomes and costs of a sweep's trials into `outcomes.parquet` and `runs.parquet`, with those that are there."""
     folder = Path(folder)
     paths = sorted(folder.glob("*-seed*.parquet"))
     if not paths:
         return
-    table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
-    runs = pd.DataFrame([json.loads(path.with_suffix(".json").read_text()) for path in paths])
+    tables = [pd.read_parquet(path) for path in paths]
+    runs = pd.DataFrame([json.loads(path.with_suffix(".json").read_text()) for path in paths]).astype(
+        {"strength": float}
+    )
+    if (folder / RUNS).is_file():
+        table, before = read(folder)
+        before = before[~pd.Series(_names(before), before.index).isin([path.stem for path in paths])]
+        tables.append(table.merge(before[TRIAL])[COLUMNS])
+        runs = pd.concat([runs, before], ignore_index=True)
     small = {"n": "int16", "c": "int16", "distinct": "int16", "seed": "int8"} | dict.fromkeys(COLUMNS[:4], "category")
-    for name, frame in {"outcomes": table.astype(small | {"problem": "category"}), "runs": runs}.items():
+    table = pd.concat(tables, ignore_index=True).astype(small | {"problem": "category"})
+    for name, frame in {OUTCOMES: table, RUNS: runs}.items():
         write = lambda path, frame=frame: frame.to_parquet(path, index=False, compression="zstd")
-        checkpoint.write_whole(folder / f"{name}.parquet", write)
+        checkpoint.write_whole(folder / name, write)
 
 
 def read(folder: str | Path = FRONTIER) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The outcomes and the costs of a sweep's runs. Raises `FileNotFoundError` where there are none."""
     folder = Path(folder)
-    if not (folder / "outcomes.parquet").is_file():
+    if not (folder / OUTCOMES).is_file():
         raise FileNotFoundError(
             f"no outcomes.parquet in {folder}; run `dphrl experiment frontier --out {folder}` first"
         )
-    return tuple(pd.read_parquet(folder / f"{name}.parquet") for name in ("outcomes", "runs"))
+    return pd.read_parquet(folder / OUTCOMES), pd.read_parquet(folder / RUNS)

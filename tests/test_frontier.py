@@ -71,7 +71,9 @@ def test_a_trial_writes_its_outcomes_and_its_cost(small, tmp_path):
 def test_a_sweep_goes_on_where_it_was_stopped(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(frontier, "ProcessPoolExecutor", lambda *settings: ThreadPoolExecutor(1))
     ran = []
-    monkeypatch.setattr(frontier, "run_trial", lambda t, folder: (ran.append(t), frontier._outcomes(folder, t).touch()))
+    monkeypatch.setattr(
+        frontier, "run_trial", lambda t, folder: (ran.append(t), (folder / f"{t.name}.parquet").touch())
+    )
     wanted = trials(["countdown"], ["grpo", "sft"], (0,))
     assert frontier.sweep(wanted, tmp_path, minutes=0) == 7 and not ran
     assert "7 of 7 runs are missing; the same command goes on" in capsys.readouterr().err
@@ -79,6 +81,23 @@ def test_a_sweep_goes_on_where_it_was_stopped(small, tmp_path, monkeypatch, caps
     assert [t.method for t in ran] == ["base", *(t.method for t in wanted[:2])]
     assert frontier.sweep(wanted, tmp_path) == 0
     assert len(ran) == len(set(ran)) == 7
+
+
+def test_collected_runs_are_not_run_again_and_stay(small, tmp_path):
+    first, second = Trial("countdown", "base", None, 0), Trial("countdown", "grpo", None, 0)
+    frontier.run_trial(first, tmp_path)
+    frontier.collect(tmp_path)
+    for path in tmp_path.glob("*-seed0.*"):  # as in a copy of what is shipped
+        path.unlink()
+    assert frontier._done(tmp_path) == {first.name}
+    before = frontier.read(tmp_path)[0]
+    frontier.run_trial(second, tmp_path)
+    frontier.collect(tmp_path)
+    frontier.collect(tmp_path)  # what is there twice is not counted twice
+    table, runs = frontier.read(tmp_path)
+    assert frontier._done(tmp_path) == {first.name, second.name} and len(runs) == 2
+    again = table[table["method"] == "base"].reset_index(drop=True)
+    assert again.astype(str).equals(before.astype(str)) and len(table) == 2 * len(before)
 
 
 def test_a_sweep_with_other_settings_is_refused(small, tmp_path, monkeypatch):
