@@ -232,7 +232,7 @@ def test_counts_lab_with_one_model_has_no_flow():
     other = counts_of("old", "new").iloc[:-1]
     lab.controls["upload"].value = uploaded(other)
     assert len(lab.figures) == 3
-    assert "not compared: base has 12 problems and trained 11" in lab.figures[0]
+    assert "not compared: base and trained must hold the same problems; 1 differ" in lab.figures[0]
 
 
 def test_counts_lab_reads_a_path_and_keeps_the_table_when_the_next_is_refused(tmp_path):
