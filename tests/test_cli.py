@@ -170,7 +170,8 @@ def test_two_launched_processes_share_the_work_of_one(tmp_path):
         assert cli.main(["presample", "--limit", "12", "--out", str(tmp_path / name)]) == 0
         command = [*launcher, *train, "--method", "dph-js", "--out", str(tmp_path / name)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-        subprocess.run(command, check=True, capture_output=True, timeout=240, env=environment)
+        launched = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+        assert launched.returncode == 0, launched.stderr[-3000:]
         run = tmp_path / name / "dph-js-seed0"
         assert [record["step"] for record in read_log(run)] == [1, 2]
         policies[name] = load_file(run / "policy-000002" / "model.safetensors")
