@@ -31,14 +31,13 @@ def estimator_errors(errors: pd.DataFrame, n: int) -> go.Figure:
             hover = "k = %{x}: %{y:.2%}<extra>" + name + "</extra>"
             figure.add_scatter(x=part["k"], y=part[column], hovertemplate=hover, row=1, col=col, **look)
     plug_in = errors[errors["estimator"] == "with replacement"].iloc[-1]
-    figure.update_xaxes(title_text="k", range=[0, n + 1])
-    low = min(1.1 * errors["bias"].min(), -0.02)
-    figure.update_yaxes(tickformat=".0%", range=[low, -0.15 * low], row=1, col=1)
+    figure.update_xaxes(title_text="k", rangemode="tozero")
+    figure.update_yaxes(tickformat="~%", rangemode="tozero", row=1, col=1)
     figure.update_yaxes(tickformat=".1%", rangemode="tozero", row=1, col=2)
     figure.update_annotations(font_size=14)
     title = f"{n} answers each: at k = {plug_in['k']} sampling with replacement is off by "
     title += f"<b>{100 * plug_in['bias']:+.1f} points</b>"
-    return styled(figure, 420, title, margin_b=100, legend=BELOW)
+    return styled(figure, 420, title, margin_b=100, legend=BELOW, uirevision="keep")
 
 
 _PARTS = {"keep": ("#009E73", 0, 2), "forget": ("#D55E00", 0, 3), "gain": ("#56B4E9", 1, 2), "never": ("#999999", 1, 3)}
