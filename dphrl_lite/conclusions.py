@@ -66,14 +66,21 @@ def values(table: pd.DataFrame, domain: str, runs: Runs, score: str = "Pass@64",
         ValueError: there are no such runs.
     """
     method, strength = runs
-    at = table["strength"].isna() if strength is None or pd.isna(strength) else np.isclose(table["strength"], strength)
-    part = table[(table["domain"] == domain) & (table["split"] == split) & (table["method"] == method) & at]
+    part = table[_of(table, domain, runs) & (table["split"] == split)]
     if part.empty:
         known = sorted(set(table.loc[table["domain"] == domain, "method"]))
         raise ValueError(f"no runs of {method!r} at {strength} in {domain!r}, {split}; methods there: {known}")
     found = part["distinct"] if score == "distinct" else _pass_at_k(part, int(score.removeprefix("Pass@")))
     scored = pd.DataFrame({"seed": part["seed"], "problem": part["problem"].astype(object), "score": found})
     return scored.pivot(index="seed", columns="problem", values="score")
+
+
+def _of(frame: pd.DataFrame, domain: str, runs: Runs) -> pd.Series:
+    """Which rows are of a method at a strength."""
+    method, strength = runs
+    alone = strength is None or pd.isna(strength)
+    at = frame["strength"].isna() if alone else np.isclose(frame["strength"], strength)
+    return (frame["domain"] == domain) & (frame["method"] == method) & at
 
 
 # ---- differences -----------------------------------------------------------------------------------------------------
@@ -260,19 +267,16 @@ def _row(table: pd.DataFrame, runs: pd.DataFrame, domain: str, of: Runs, k: int)
     row |= _changes(table, domain, of, k)
     row["distinct"] = mean(table, domain, of, "distinct")["value"]
     row["elsewhere"] = mean(table, domain, of, "Pass@1", "probe")["value"]
-    at = runs["strength"].isna() if of[1] is None else np.isclose(runs["strength"].astype(float), of[1])
-    cost = runs[(runs["domain"] == domain) & (runs["method"] == of[0]) & at]
+    cost = runs[_of(runs, domain, of)]
     return row | cost[["entropy", "tokens", "tokens_trained", "reference_forwards"]].mean().to_dict()
 
 
 def _changes(table: pd.DataFrame, domain: str, of: Runs, k: int) -> dict[str, float]:
     """Keep, forget, gain and never against the base model, means over seeds."""
-    part = table[(table["domain"] == domain) & (table["split"] == "test")]
-    mine = part[
-        (part["method"] == of[0]) & (part["strength"].isna() if of[1] is None else np.isclose(part["strength"], of[1]))
-    ]
+    part = table[table["split"] == "test"]
+    mine = part[_of(part, domain, of)]
     counted = lambda rows: Outcomes.from_counts(rows["n"], rows["c"], rows["problem"])
-    base = counted(part[part["method"] == "base"])
+    base = counted(part[_of(part, domain, ("base", None))])
     return pd.DataFrame([compare(base, counted(rows), k) for _, rows in mine.groupby("seed")]).mean().to_dict()
 
 

@@ -60,6 +60,7 @@ class Variant:
     train: Mapping = field(default_factory=dict)
 
 
+PASS_KS = (2, 4, 8)
 _ALL = {"rehearse_exploration": True}
 IDEAS = {  # beyond the paper
     "dph-f+one": Variant("dph-f", {"one_per_problem": True}),  # as its release: one reference answer per problem
@@ -68,7 +69,7 @@ IDEAS = {  # beyond the paper
     "dph-f+target": Variant("dph-f", train={"penalty_target": 0.03}),
     "dph-f+all+pass@4": Variant("dph-f", _ALL, {"advantage_k": 4}),
     "dph-f+pass@2": Variant("dph-f", train={"advantage_k": 2}),
-} | {f"grpo+pass@{k}": Variant("grpo", train={"advantage_k": k}) for k in (2, 4, 8)}
+} | {f"grpo+pass@{k}": Variant("grpo", train={"advantage_k": k}) for k in PASS_KS}
 VARIANTS = {f"dph-alpha-{alpha}": Variant("dph-alpha", train={"alpha": alpha}) for alpha in (0.2, 0.5, 0.8)} | IDEAS
 
 
@@ -95,7 +96,7 @@ def strengths() -> dict[str, tuple]:
     fronts |= dict.fromkeys(["dph-f+balanced", "dph-f+all+pass@4"], CURVATURES[1:4])
     fronts["dph-f+pass@2"] = CURVATURES[:3]
     single = dict.fromkeys(VARIANTS, 1.0) | {"dph-js-definition": 4.0, "dph-f+target": 0.3}
-    single |= dict.fromkeys(["grpo", "grpo-exp", "dapo", *(f"grpo+pass@{k}" for k in (2, 4, 8))])
+    single |= dict.fromkeys(["grpo", "grpo-exp", "dapo", *(f"grpo+pass@{k}" for k in PASS_KS)])
     return {name: (strength,) for name, strength in single.items()} | fronts
 
 
