@@ -1,0 +1,172 @@
+"""Exercises of the notebooks: is a student's answer right, and if not, a hint that does not give the answer away.
+
+Here is the mechanism; the checks are in one module per notebook (`notebook_01` ...). An exercise lives in its notebook: a
+cell with the placeholder, a call of `answer` as its last line, and the solution in the cell's metadata (`solutions`).
+
+    >>> from dphrl_lite import check
+    >>> check.answer("01-1", ...)
+    ✎ 01-1: no answer yet. Replace the `...` in this cell, then run it again.
+"""
+
+import html
+import importlib
+import inspect
+import numbers
+import pkgutil
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+from dphrl_lite.errors import lookup
+
+CHECKS: dict[str, Callable] = {}
+_given: dict[str, "Result"] = {}  # the latest answer to each exercise in this session
+EMPTY = "no answer yet. Replace the `...` in this cell, then run it again."
+_LOOKS = {True: ("✓", "#1B6E3C"), False: ("✗", "#A03000"), None: ("✎", "#555555")}
+
+
+class Hint(Exception):
+    """An answer that is not right; its message tells the student what to look at."""
+
+
+class Empty(Hint):
+    """There is no answer yet."""
+
+
+class NotRight(AssertionError):
+    """`require` met an answer that is not right."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of an answer: `right` is True, False, or None where there was none; `message` says why."""
+
+    exercise: str
+    right: bool | None
+    message: str
+
+    def __bool__(self) -> bool:
+        return bool(self.right)
+
+    def __repr__(self) -> str:
+        return f"{_LOOKS[self.right][0]} {self.exercise}: {self.message}"
+
+    def _repr_html_(self) -> str:
+        hue = _LOOKS[self.right][1]
+        style = f"border-left: 4px solid {hue}; padding: 4px 12px; color: {hue}; background: #FFFFFF"
+        return f'<div role="status" style="{style}">{html.escape(repr(self))}</div>'
+
+
+def exercise(name: str) -> Callable:
+    """Register a check under "<notebook>-<number>": it takes the answer, raises `Hint`, or returns words for a right answer."""
+
+    def register(check: Callable) -> Callable:
+        if name in CHECKS:
+            raise ValueError(f"exercise {name!r} has two checks; expected one: give the second another number.")
+        CHECKS[name] = check
+        return check
+
+    return register
+
+
+def answer(exercise: str, given) -> Result:
+    """Check the answer `given` to an `exercise` such as "01-1". Never raises an error on an answer, whatever it is.
+
+    Raises:
+        KeyError: there is no such exercise.
+    """
+    check = lookup(CHECKS, "exercise", exercise)
+    try:
+        if _is_empty(given):
+            raise Empty(EMPTY)
+        _given[exercise] = Result(exercise, True, f"right. {check(given)}")
+    except Empty as nothing:
+        _given[exercise] = Result(exercise, None, str(nothing))
+    except Hint as hint:
+        _given[exercise] = Result(exercise, False, f"not yet. {hint}")
+    except Exception as error:  # of the student's making: a check itself is tested
+        told = f"the answer could not be checked: {type(error).__name__}: {error}. See whether it has the form that is asked for."
+        _given[exercise] = Result(exercise, False, told)
+    return _given[exercise]
+
+
+def require(exercise: str, given) -> Result:
+    """`answer`, for the solutions: an answer that is not right is an error.
+
+    Raises:
+        NotRight: with the hint.
+    """
+    result = answer(exercise, given)
+    if not result:
+        raise NotRight(repr(result))
+    return result
+
+
+def progress(notebook: str) -> str:
+    """How many exercises of a notebook, such as "01", have been answered in this session."""
+    names = [name for name in CHECKS if name.startswith(f"{notebook}-")]
+    right = [name for name in names if _given.get(name)]
+    open_ones = ", ".join(name for name in names if name not in right)
+    return f"Exercises of notebook {notebook}: {len(right)} of {len(names)} right" + (
+        f"; still open: {open_ones}." if open_ones else ". All done."
+    )
+
+
+# ---- what checks are made of -----------------------------------------------------------------------------------------
+
+
+def number(given) -> float:
+    """An answer that has to be one number, as a float; raises `Hint`."""
+    value = given.item() if hasattr(given, "item") and np.size(given) == 1 else given
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise Hint(f"A number is asked for, not {_kind(given)}.")
+    return float(value)
+
+
+def choice(given, options: Collection):
+    """An answer that has to be one of `options`; raises `Hint`."""
+    if not isinstance(given, (str, numbers.Real)) or given not in options:
+        raise Hint(f"Choose one of {', '.join(map(repr, options))}; {given!r} is none of them.")
+    return given
+
+
+def call(function, *arguments, **named):
+    """The value of a function that the student wrote; raises `Hint` where it is none, fails, or returns nothing."""
+    if not callable(function):
+        raise Hint(f"A function is asked for, not {_kind(function)}. Give its name, without brackets.")
+    try:
+        value = function(*arguments, **named)
+    except Exception as error:
+        raise Hint(f"Your function raised {type(error).__name__}: {error}") from error
+    if _is_empty(value):
+        raise Empty(f"`{getattr(function, '__name__', 'the function')}` returns nothing yet. Replace the `...` in it.")
+    return value
+
+
+def close(given, expected, tolerance: float = 1e-4) -> bool:
+    """Whether numbers, tensors or arrays agree in shape and, absolutely or relatively, in value."""
+    try:
+        given, expected = (np.asarray(_plain(value), dtype=float) for value in (given, expected))
+    except (TypeError, ValueError) as error:
+        raise Hint(f"Numbers are asked for, not {_kind(given)}.") from error
+    return given.shape == expected.shape and np.allclose(
+        given, expected, rtol=tolerance, atol=tolerance, equal_nan=True
+    )
+
+
+def _plain(value):
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
+
+
+def _kind(given) -> str:
+    name = type(given).__name__
+    return f"a {name}" if inspect.isroutine(given) or np.size(given) != 1 else f"{given!r} (a {name})"
+
+
+def _is_empty(given) -> bool:
+    return given is None or given is ...
+
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
