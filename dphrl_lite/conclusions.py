@@ -300,6 +300,7 @@ IDEAS = [
     ("dph-f+all", "dph-f"),
     ("dph-f+all", "rkl-k3"),
     ("dph-f+balanced", "dph-f+all"),
+    ("dph-f+3of8", "dph-f"),
     ("dph-f+all+pass@4", "dph-f+all"),
     ("dph-f+pass@2", "dph-f"),
 ]

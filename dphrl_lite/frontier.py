@@ -66,6 +66,7 @@ IDEAS = {  # beyond the paper
     "dph-f+one": Variant("dph-f", {"one_per_problem": True}),  # as its release: one reference answer per problem
     "dph-f+all": Variant("dph-f", _ALL),
     "dph-f+balanced": Variant("dph-f", _ALL | {"balance": True}),
+    "dph-f+3of8": Variant("dph-f", {"threshold": 3}),  # a D_pef that holds harder problems, too
     "dph-f+target": Variant("dph-f", train={"penalty_target": 0.03}),
     "dph-f+all+pass@4": Variant("dph-f", _ALL, {"advantage_k": 4}),
     "dph-f+pass@2": Variant("dph-f", train={"advantage_k": 2}),
@@ -93,7 +94,7 @@ def strengths() -> dict[str, tuple]:
     """Method -> its strengths: five where a front is drawn, else one, at matched curvature."""
     swept = dict.fromkeys(["rkl", "rkl-k3", "sft", "dph-f", "dph-f+all"], 1.0) | {"dph-js": 2.0}  # 1 / f''(1)
     fronts = {name: tuple(round(scale * c, 4) for c in CURVATURES) for name, scale in swept.items()}
-    fronts |= dict.fromkeys(["dph-f+balanced", "dph-f+all+pass@4"], CURVATURES[1:4])
+    fronts |= dict.fromkeys(["dph-f+balanced", "dph-f+3of8", "dph-f+all+pass@4"], CURVATURES[1:4])
     fronts["dph-f+pass@2"] = CURVATURES[:3]
     single = dict.fromkeys(VARIANTS, 1.0) | {"dph-js-definition": 4.0, "dph-f+target": 0.3}
     single |= dict.fromkeys(["grpo", "grpo-exp", "dapo", *(f"grpo+pass@{k}" for k in PASS_KS)])
@@ -158,7 +159,7 @@ def run_trial(trial: Trial, folder: Path):
     policy, steps = models.load("tiny"), []
     if trial.method != "base":
         variant = VARIANTS.get(trial.method) or Variant(trial.method)
-        parts = presampling.partition(prepare(trial.domain, folder), THRESHOLD, **variant.partition)
+        parts = presampling.partition(prepare(trial.domain, folder), **{"threshold": THRESHOLD} | variant.partition)
         settings = {"strength": trial.strength, "progress": False, "in_place": True}
         settings |= SETTINGS[trial.domain] | dict(variant.train) | {"seed": trial.seed}
         data = _trained_task(trial.domain), training_problems(trial.domain), parts
