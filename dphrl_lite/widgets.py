@@ -4,7 +4,6 @@ A `Live` widget keeps its controls by name (`widget.controls["threshold"].value 
 newest figures in `widget.figures`, so that every control can be tested without a kernel.
 """
 
-import json
 import math
 import shutil
 import threading
@@ -15,13 +14,10 @@ from html import escape
 from pathlib import Path
 from types import MappingProxyType
 
-import anywidget
 import ipywidgets
 import pandas as pd
 import plotly.graph_objects as go
 import torch
-import traitlets
-from plotly.offline import get_plotlyjs
 
 from dphrl_lite import (
     bandits,
@@ -40,129 +36,11 @@ from dphrl_lite import (
     worlds,
 )
 from dphrl_lite.errors import lookup
+from dphrl_lite.live import Live, Plot  # noqa: F401 (Plot: for notebooks)
 from dphrl_lite.objectives import METHODS
 from dphrl_lite.passk import Outcomes
 
 _WIDE = {"description_width": "120px"}
-
-
-class _Library(anywidget.AnyWidget):
-    """plotly.js itself, 5 MB, sent to the browser once per notebook however many plots there are.
-
-    As data, not as this widget's module: anywidget gives a module two seconds to start, too few for 5 MB on a busy
-    machine. The first plot that is drawn runs it.
-
-    And the arrow keys: JupyterLab takes them from a focused dropdown to walk through the cells, unless told not to.
-    """
-
-    _esm = """
-    const keys = ({ target, key }) => target.closest?.(".dphrl-controls")
-      && target.toggleAttribute("data-lm-suppress-shortcuts", key.startsWith("Arrow"));
-    export default { initialize({ model }) {
-      globalThis.dphrlPlotlySource ??= model.get("source");
-      if (!globalThis.dphrlKeys) addEventListener("keydown", globalThis.dphrlKeys = keys, true);
-    } };
-    """
-    source = traitlets.Unicode().tag(sync=True)
-
-
-@cache
-def _library() -> _Library:
-    return _Library(source=get_plotlyjs())
-
-
-class Plot(anywidget.AnyWidget):
-    """One figure that is redrawn in place: no flicker, no change of size, and zoom is kept.
-
-    `plotly.graph_objects.FigureWidget` does so too, and sends plotly.js again with every figure.
-    """
-
-    _esm = """
-    const run = (source) => new Promise((done, failed) => {
-      const script = document.createElement("script");
-      script.src = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
-      script.onload = done;
-      script.onerror = failed;
-      document.head.append(script);
-    });
-    const load = async () => {
-      while (!globalThis.dphrlPlotlySource) await new Promise((again) => setTimeout(again, 20));
-      if (!globalThis.Plotly) await run(globalThis.dphrlPlotlySource);
-      return globalThis.Plotly;
-    };
-    export default {
-      async render({ model, el }) {
-        const Plotly = await (globalThis.dphrlPlotly ??= load());
-        const node = el.appendChild(document.createElement("div"));
-        node.setAttribute("role", "img");
-        const draw = () => {
-          const { data, layout } = model.get("figure");
-          const words = layout.title?.text ?? "figure";
-          node.setAttribute("aria-label", words.replace(/<[^>]*>/g, " "));
-          return Plotly.react(node, data, layout, { responsive: true, displaylogo: false });
-        };
-        let timer;
-        const follow = () => {
-          clearTimeout(timer);
-          if (model.get("wait")) timer = setTimeout(draw, model.get("wait"));
-          else draw();
-        };
-        model.on("change:figure", follow);
-        await draw();
-        return () => { model.off("change:figure", follow); clearTimeout(timer); Plotly.purge(node); };
-      },
-    };
-    """
-    figure = traitlets.Dict().tag(sync=True)
-    wait = traitlets.Int(0, help="milliseconds without a further change before it is redrawn").tag(sync=True)
-
-    def __init__(self, figure: go.Figure, wait: int = 0):
-        _library()
-        super().__init__(figure=_plain(figure), wait=wait)
-
-    def show(self, figure: go.Figure):
-        """Draw `figure` in place of the present one."""
-        self.figure = _plain(figure)
-
-
-def _plain(figure: go.Figure) -> dict:
-    return json.loads(figure.to_json())
-
-
-class Live(ipywidgets.VBox):
-    """Controls above figures that are rebuilt whenever a control changes.
-
-    Args:
-        controls: by the name under which `build` takes their values.
-        build: from the values to one figure or several; a string is shown as HTML.
-        extra: further widgets for the control row, without a value that `build` needs (buttons).
-    """
-
-    def __init__(self, controls: Mapping[str, ipywidgets.Widget], build: Callable, extra: Sequence = ()):
-        self.controls, self._build, self.figures = dict(controls), build, []
-        self.plots = ipywidgets.VBox()
-        _library()
-        row = ipywidgets.Box([*self.controls.values(), *extra], layout={"flex_flow": "row wrap"})
-        row.add_class("dphrl-controls")
-        super().__init__([row, self.plots])
-        for control in self.controls.values():
-            control.observe(self.redraw, names="value")
-        self.redraw()
-
-    def redraw(self, _change=None):
-        """Build the figures from the controls' present values and show them in place of the old ones."""
-        built = self._build(**{name: control.value for name, control in self.controls.items()})
-        self.figures = list(built) if isinstance(built, (list, tuple)) else [built]
-        if [isinstance(plot, Plot) for plot in self.plots.children] != [not isinstance(f, str) for f in self.figures]:
-            # a second figure follows when the hand rests, so that the first keeps up with it
-            new = lambda figure, wait: ipywidgets.HTML(figure) if isinstance(figure, str) else Plot(figure, wait)
-            self.plots.children = [new(figure, 100 if i else 0) for i, figure in enumerate(self.figures)]
-            return
-        for plot, figure in zip(self.plots.children, self.figures, strict=True):
-            if isinstance(figure, str):
-                plot.value = figure
-            else:
-                plot.show(figure)
 
 
 def _slider(label: str, value: float, low: float, high: float, step: float) -> ipywidgets.FloatSlider:

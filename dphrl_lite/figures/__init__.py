@@ -16,6 +16,7 @@ from dphrl_lite.figures.analysis import (
 from dphrl_lite.figures.dynamics import answer_mass, collapse_lab, hybrid_split, optima, pass_over_time, strength_front
 from dphrl_lite.figures.estimates import clamp_curves, estimator_bars, estimator_table, filtering_curves
 from dphrl_lite.figures.geometry import coverage, divergence_explorer, gallery, generators, mass_map, simplex
+from dphrl_lite.figures.page import alt_text, install, to_html
 from dphrl_lite.figures.qlora import cost_bars, four_bits, memory_ladder, rank_explorer, reward_by_run
 from dphrl_lite.figures.runs import (
     keep_forget_gain,
@@ -26,3 +27,5 @@ from dphrl_lite.figures.runs import (
 )
 from dphrl_lite.figures.style import BUCKETS, COLORS, color
 from dphrl_lite.figures.tasks import query_results, verdict, verdict_table
+
+install()

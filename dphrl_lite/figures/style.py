@@ -5,8 +5,6 @@ from collections.abc import Iterable
 import plotly.graph_objects as go
 import plotly.io as pio
 
-if "notebook" in pio.renderers.default:
-    pio.renderers.default = "plotly_mimetype"  # JupyterLab holds plotly: send a figure's data, not 4.5 MB of JavaScript
 pio.templates.default = (
     "simple_white"  # a default costs nothing; named in each figure it would take 10 ms of every redraw
 )

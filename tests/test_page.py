@@ -1,0 +1,113 @@
+"""Figures on a page: their words, what saves them, and the renderer of each place that opens a notebook."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io as pio
+import pytest
+
+from dphrl_lite import figures, toys
+from dphrl_lite.figures import page
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def words(figure):
+    return figures.alt_text(figure.to_dict())
+
+
+def test_alt_text_says_title_axes_and_where_each_curve_goes():
+    figure = go.Figure(layout={"title": {"text": "<b>Pass@k</b> rises &amp; falls"}})
+    figure.add_scatter(x=[1, 2, 4], y=[0.25, 0.5, 0.75], name="grpo", mode="lines")
+    figure.add_scatter(x=[1, 2], y=[9, 9], showlegend=False)  # a band: no name, no words
+    figure.update_layout(xaxis_title="k", yaxis_title="solved")
+    assert words(figure) == "Pass@k rises & falls. x axis: k. y axis: solved. grpo: from 0.25 to 0.75."
+
+
+@pytest.mark.parametrize("sideways", [False, True])
+def test_alt_text_says_the_bars_and_points_by_their_labels(sideways):
+    along = {"x": [3.0, float("nan")], "y": ["a", "b"]} if sideways else {"x": ["a", "b"], "y": [3.0, float("nan")]}
+    figure = go.Figure().add_bar(name="D_pef", **along).add_scatter(name="exact", mode="markers", **along)
+    assert words(figure) == "Figure without a title. D_pef: a 3, b –. exact: a 3, b –."
+
+
+def test_alt_text_reads_a_table_and_names_the_ends_of_a_flow():
+    rows = pd.DataFrame({"name": ["<i>Ada</i>", None], "n": [1, 2]})
+    told = words(figures.query_results([("gold", rows)], figures.verdict("same", True)))
+    assert "gold: 2 rows" in told and "Table of name, n; <i>Ada</i>, 1; " in told
+    flow = words(figures.solved_flow(pd.Series({"keep": 3.0, "forget": 1.0, "gain": 2.0, "never": 4.0}), 2))
+    assert "Flows between base: solved, 4.0" in flow
+
+
+def test_alt_text_stays_short_however_much_is_drawn():
+    figure = go.Figure([go.Scatter(x=[0, 1], y=[0, i], name=f"run {i}") for i in range(200)])
+    assert "run 15: from 0 to 15. and 184 more." in words(figure)
+
+
+def test_a_page_of_its_own_holds_everything_and_asks_no_other_machine(tmp_path):
+    figure = figures.gallery(["forward_kl"], toys.Modes())
+    before = figure.to_dict()
+    html = figures.to_html(figure)
+    assert figure.to_dict() == before
+    assert "forward KL: covers both modes" in html
+    assert "Download plot as an SVG" in html and "toImageButtonOptions" in html
+    assert 'src="http' not in html and "plotly.js v" in html
+    assert len(figures.to_html(figure, include_plotlyjs=False, full_html=False)) < 60_000
+
+
+# what each place sets, and what a figure has to become there
+PLACES = {
+    "JupyterLab": ({}, "ipykernel.zmqshell", "application/vnd.plotly.v1+json"),
+    "VS Code": ({"VSCODE_PID": "1"}, "ipykernel.zmqshell", "application/vnd.plotly.v1+json"),
+    "Colab": ({"COLAB_NOTEBOOK_ID": "1"}, "google.colab._shell", "text/html"),
+}
+SHOW = """
+from IPython.core.interactiveshell import InteractiveShell
+class ZMQInteractiveShell(InteractiveShell):
+    pass
+ZMQInteractiveShell.__module__ = {module!r}
+ZMQInteractiveShell.instance()
+from dphrl_lite import figures, widgets
+import plotly.graph_objects as go
+(kind, bundle), = go.Figure(layout={{"title": {{"text": "Hello"}}}})._repr_mimebundle_().items()
+print(kind, "Hello." in str(bundle), "'scale': 2" in str(bundle) or '"scale": 2' in str(bundle))
+print("dphrlPage" in str(bundle), len(str(bundle)) < 20_000)
+"""
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_figures_and_widgets_are_ready_wherever_a_notebook_is_opened(place, tmp_path):
+    marks, module, kind = PLACES[place]
+    unset = ("VSCODE_PID", "COLAB_NOTEBOOK_ID", "PLOTLY_RENDERER")
+    environment = {name: value for name, value in os.environ.items() if name not in unset} | marks
+    expected = [f"{kind} True True", "False True"]
+    if place == "Colab":  # each output is a page of its own, which needs the script; and anywidget has to be let in
+        package = tmp_path / "google/colab"
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+        (package / "output.py").write_text("def enable_custom_widget_manager():\n    print('enabled')\n")
+        environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
+        expected = ["enabled", f"{kind} True True", "True True"]
+    code = SHOW.format(module=module)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines() == expected, done.stderr
+
+
+def test_a_renderer_that_the_reader_chose_stays():
+    code = "import plotly.io as pio; pio.renderers.default = 'png'; import dphrl_lite.figures; print(pio.renderers.default)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "png", done.stderr
+
+
+def test_without_anywidget_figures_are_shown_all_the_same(monkeypatch):
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    page.helper.cache_clear()
+    bundle = pio.renderers["plotly_mimetype"].to_mimebundle(go.Figure().to_dict())
+    page.helper.cache_clear()
+    figure = bundle["application/vnd.plotly.v1+json"]
+    assert figure["config"]["toImageButtonOptions"]["scale"] == 2
+    assert figure["layout"]["meta"]["alt"] == "Figure without a title."
