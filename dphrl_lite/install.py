@@ -1,6 +1,8 @@
 """Installs the kit into the kernel that runs this file, as `FIRST_CELL`, the first cell of every notebook, has it done.
 
 That is for a kernel without the kit; standard library only. Not here: environments for every day (`make lab`, conda).
+
+    python -m dphrl_lite.install NOTEBOOK...     # puts the first cell into notebooks
 """
 
 import importlib
@@ -60,5 +62,20 @@ def install(kit: Path) -> None:
     os.chdir(kit / "notebooks")
 
 
+def put_first_cell(path: Path) -> None:
+    """Write `FIRST_CELL` behind the title of the notebook at `path`, in place of an older one."""
+    import nbformat  # not standard library: for authors, who have it
+
+    notebook = nbformat.read(path, 4)
+    notebook.cells = [cell for cell in notebook.cells if cell.get("id") != "first-cell"]
+    metadata = {"jupyter": {"source_hidden": True}, "tags": ["setup"]}
+    cell = nbformat.v4.new_code_cell(FIRST_CELL.rstrip("\n"), id="first-cell", metadata=metadata)
+    notebook.cells.insert(1, cell)
+    nbformat.write(notebook, path)
+
+
 if __name__ == "__main__":
-    install(Path(__file__).resolve().parents[1])
+    for notebook in sys.argv[1:]:
+        put_first_cell(Path(notebook))
+    if len(sys.argv) == 1:
+        install(Path(__file__).resolve().parents[1])
