@@ -38,6 +38,33 @@ def _pass_at_k(table: pd.DataFrame, k: int) -> np.ndarray:
     return np.where(n >= k, pass_at_k(n, table["c"], np.minimum(k, n)), np.nan)
 
 
+def beside(table: pd.DataFrame, placed: pd.DataFrame) -> pd.DataFrame:
+    """Outcomes that `placed` may be compared with, and `placed` itself: the same problems and the same training seeds.
+
+    Args:
+        table: outcomes of the sweep.
+        placed: those of further runs (`frontier.place`), perhaps of fewer problems.
+
+    Raises:
+        ValueError: the sweep holds no trained run on these problems with these seeds.
+    """
+    names = dict.fromkeys(["domain", "split", "family", "method", "problem"], str)
+    table, placed = table.astype(names), placed.astype(names)
+    base = table["method"] == "base"
+    known = table[base | table["seed"].isin(set(placed["seed"]))].merge(placed[_PROBLEM].drop_duplicates())
+    mine = placed[["domain", "method", "strength"]].drop_duplicates().assign(mine=True)
+    known = known[known.merge(mine, "left")["mine"].isna().to_numpy()]  # a run that was placed again stands there once
+    if set(known["method"]) <= {"base"}:
+        seeds = sorted(set(table.loc[~base, "seed"]))
+        raise ValueError(
+            f"the sweep has no such runs on these problems; its training seeds are {seeds}: place one of them"
+        )
+    return pd.concat([known, placed], ignore_index=True)
+
+
+_PROBLEM = ["domain", "split", "problem"]
+
+
 def chosen(scores: pd.DataFrame) -> pd.DataFrame:
     """The strength of each method in each domain by `RULE`: domain, method, strength."""
     validation = scores.xs("validation", level="split")

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from dphrl_lite import checkpoint, evaluation, models, presampling, tasks, train
 from dphrl_lite.errors import lookup
 from dphrl_lite.evaluation import COLUMNS, EvaluateConfig, ProblemSet
 from dphrl_lite.models import DATA
+from dphrl_lite.objectives import METHODS
 from dphrl_lite.tasks import Problem, Task, countdown, minisql
 
 FRONTIER = DATA / "frontier"
@@ -156,14 +157,7 @@ def _trained_task(domain: str) -> Task:
 
 def run_trial(trial: Trial, folder: Path):
     """Train and evaluate; writes the run's cost and then its outcomes."""
-    policy, steps = models.load("tiny"), []
-    if trial.method != "base":
-        variant = VARIANTS.get(trial.method) or Variant(trial.method)
-        parts = presampling.partition(prepare(trial.domain, folder), **{"threshold": THRESHOLD} | variant.partition)
-        settings = {"strength": trial.strength, "progress": False, "in_place": True}
-        settings |= SETTINGS[trial.domain] | dict(variant.train) | {"seed": trial.seed}
-        data = _trained_task(trial.domain), training_problems(trial.domain), parts
-        steps = training.train(policy, *data, variant.method, **settings).log.to_dict("records")
+    policy, steps = _trained(trial, folder, progress=False)
     tables = [_evaluated(policy, trial.domain, split) for split in DRAWN]
     table = pd.concat(tables, ignore_index=True).assign(**asdict(trial)).astype({"strength": float})
     entropy = float(table.loc[table["split"] == "test", "entropy"].mean())
@@ -172,10 +166,65 @@ def run_trial(trial: Trial, folder: Path):
     checkpoint.write_whole(folder / f"{trial.name}.parquet", lambda path: table[COLUMNS].to_parquet(path, index=False))
 
 
-def _evaluated(policy, domain: str, split: str) -> pd.DataFrame:
+def _trained(trial: Trial, folder: Path, **more) -> tuple[models.Policy, list[dict]]:
+    """The policy after a trial's training, and the log; `more` are further arguments of `training.train`."""
+    policy = models.load("tiny")
+    if trial.method == "base":
+        return policy, []
+    variant = VARIANTS.get(trial.method) or Variant(trial.method)
+    rollouts = prepare(trial.domain, folder, more["progress"])
+    parts = presampling.partition(rollouts, **{"threshold": THRESHOLD} | variant.partition)
+    settings = {"strength": trial.strength, "in_place": True} | SETTINGS[trial.domain]
+    settings |= dict(variant.train) | {"seed": trial.seed} | more
+    data = _trained_task(trial.domain), training_problems(trial.domain), parts
+    return policy, training.train(policy, *data, variant.method, **settings).log.to_dict("records")
+
+
+def _evaluated(policy, domain: str, split: str, count: int | None = None, progress: bool = False) -> pd.DataFrame:
     config = EvaluateConfig(samples=DRAWN[split], greedy=False)
-    tables = [evaluation.outcomes(policy, some, config, progress=False) for some in _sets(domain, split)]
+    sets = [replace(some, problems=some.problems[:count]) for some in _sets(domain, split)]
+    tables = [evaluation.outcomes(policy, some, config, progress=progress) for some in sets]
     return pd.concat(tables, ignore_index=True).assign(split=split)
+
+
+def place(
+    method: str,
+    strength: float | None = None,
+    folder: str | Path = "runs/place",
+    domain: str = "countdown",
+    split: str = "test",
+    steps: int | None = None,
+    problems: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """One run beside the sweep: any method, a registered divergence's too, trained and evaluated as a trial is.
+
+    Training problems, settings, seeds and held-out problems are `run_trial`'s, so that the rows may stand beside those of
+    the sweep, problem by problem (`conclusions.beside`).
+
+    Args:
+        method: a name of `METHODS` or of `VARIANTS`.
+        strength: eta or beta; None: the method's own.
+        folder: where the reference's answers to the training problems are kept; nothing else is written.
+        domain, split: where it trains, and on which held-out problems it is evaluated.
+        steps: of training; None: as many as the sweep's runs. Fewer make a point that no front may be compared with.
+        problems: of each family, the first so many; None: all.
+        seed: of training.
+        progress: show progress bars.
+
+    Returns:
+        An outcomes table, as `run_trial` writes.
+    """
+    known = VARIANTS.get(method) or Variant(lookup(METHODS, "method", method).name)
+    lookup(TRAINED, "domain", domain)
+    lookup(DRAWN, "split", split)
+    own = METHODS[known.method]
+    strength = None if own.penalty == "none" else own.strength if strength is None else float(strength)
+    trial, more = Trial(domain, method, strength, seed), {} if steps is None else {"steps": steps}
+    policy, _ = _trained(trial, Path(folder), progress=progress, **more)
+    table = _evaluated(policy, domain, split, problems, progress)
+    return table.assign(**asdict(trial)).astype({"strength": float})[COLUMNS]
 
 
 def _cost(steps: list[dict]) -> dict:

@@ -54,6 +54,32 @@ def with_replacement(n, c, k) -> np.ndarray | float:
     return 1.0 - (1.0 - np.asarray(c) / np.asarray(n)) ** np.asarray(k)
 
 
+def with_guesses(n, c, k: int, guess, share: float) -> np.ndarray:
+    """Pass@k of a model that replaces a `share` of its answers by blind guesses, unbiased as `pass_at_k`.
+
+    Of k answers j are the model's own, binomially; all miss with chance (1 - Pass@j) (1 - guess)^(k - j).
+
+    Args:
+        n, c: samples of each problem and how many are right `[problems]`.
+        k: at most the smallest n.
+        guess: the chance that a guess is right, per problem `[problems]` or one for all.
+        share: of the answers that are guesses, between 0 and 1.
+
+    Returns:
+        Pass@k of each problem.
+
+    Raises:
+        ValueError: as `pass_at_k`, or `guess` or `share` is no probability.
+    """
+    guess = np.asarray(guess, dtype=float)
+    if not ((guess >= 0) & (guess <= 1)).all() or not 0 <= share <= 1:
+        raise ValueError(f"guess and share must lie between 0 and 1; got guesses {guess} and share {share}")
+    n, c, guess = (np.ravel(x)[:, None] for x in np.broadcast_arrays(n, c, guess))
+    own = np.arange(k + 1)
+    missed = np.where(own > 0, 1 - pass_at_k(n, c, np.maximum(own, 1)), 1.0) * (1 - guess) ** (k - own)
+    return 1 - missed @ (_binomial(1 - share, k, own) if 0 < share < 1 else (own == (0 if share else k)) * 1.0)
+
+
 def estimator_errors(rates, n: int, ks: Iterable[int]) -> pd.DataFrame:
     """Bias and standard deviation of three estimators of mean Pass@k where the truth is known. Exact: nothing is drawn.
 

@@ -23,6 +23,7 @@ from dphrl_lite import (
     bandits,
     budget,
     costs,
+    debate,
     divergences,
     estimators,
     experiments,
@@ -827,5 +828,116 @@ def cost_lab() -> Live:
             table[method] = costs.hours(work, peak * 1e12, busy, busy_sampling)
         title = f"{steps} steps of {batch.problems} x {batch.samples} answers, {billions:g}B weights"
         return figures.cost_bars(pd.DataFrame(table).T, price, title)
+
+    return Live(controls, build)
+
+
+# ---- the debate ------------------------------------------------------------------------------------------------------
+
+
+def lever_explorer(points: pd.DataFrame) -> Live:
+    """How far a score moves by strength, by divergence, and by divergence at equal Pass@1. `points` as `debate.levers`."""
+    scores = [name for name in points.columns if name.startswith("Pass@") and points[name].notna().all()][1:]
+    controls = {"score": _choice("score", scores, scores[-1], ipywidgets.Dropdown)}
+    return Live(controls, lambda score: figures.levers(debate.levers(points, score), score))
+
+
+def rung_explorer(outcomes: pd.DataFrame, eta: float = 1.0) -> Live:
+    """From the base model to DPH-F one change at a time: choose the domain and the strength of the rehearsal.
+
+    `outcomes` of the sweep (`frontier.read`), with `sft` and `dph-f` at the same strengths.
+    """
+    found = cache(partial(debate.rungs, outcomes))
+    strengths = sorted(set(outcomes.loc[outcomes["method"] == "sft", "strength"]))
+    domains = [str(name) for name in outcomes["domain"].unique()]
+    controls = {
+        "domain": _choice("domain", domains, domains[0], ipywidgets.Dropdown),
+        "eta": _choice("strength η", [(f"{value:g}", value) for value in strengths], eta),
+    }
+    return Live(controls, lambda domain, eta: figures.rungs(found(domain, eta), f"{domain}, η = {eta:g}"))
+
+
+def guess_lab(families: Mapping[str, Mapping[str, Outcomes]], model: str = "grpo", share: float = 0.1) -> Live:
+    """Replace a share of a model's answers by blind guesses: what Pass@k and Cover@tau make of it.
+
+    Args:
+        families: family of countdown problems -> model -> `Outcomes` with problem ids.
+        model: whose answers are replaced.
+        share: of the answers.
+    """
+    shares = [(f"{percent} %", percent / 100) for percent in (0, 1, 2, 5, 10, 20, 30, 50, 70, 90)]
+    first = next(iter(families))
+    controls = {
+        "family": _choice("problems", list(families), first, ipywidgets.Dropdown),
+        "model": _choice("model", list(families[first]), model, ipywidgets.Dropdown),
+        "share": _choice("guesses", shares, share),
+    }
+    controls["family"].observe(lambda change: _offer(controls["model"], list(families[change["new"]])), names="value")
+
+    def build(family, model, share):
+        curves = debate.guessing_curves(families[family], model, share)
+        title = f"{family}: {share:.0%} of the answers of {model} are blind guesses"
+        return figures.guessing(curves, title)
+
+    return Live(controls, build)
+
+
+def off_target_lab() -> Live:
+    """Where the best Gaussian puts mass that the reference does not have: move the modes apart, make them unequal."""
+    names = ("forward_kl", "js", "alpha", "reverse_kl")
+    controls = {
+        "distance": _slider("mode distance", 4, 1, 6, 0.5),
+        "weight": _choice("left mode's mass", [0.1, 0.2, 0.3, 0.4, 0.5], 0.5),
+    }
+    return Live(controls, lambda **shape: figures.off_target(names, toys.Modes(**shape)))
+
+
+_TABLES = {"sql": "SQL", "math-out-of-domain": "math, not trained on", "js-eta": "Jensen-Shannon at each η"}
+
+
+def paper_explorer(paper: pd.DataFrame, scores: pd.DataFrame) -> Live:
+    """The paper's tables beside our miniature in the same form: choose table, benchmark and metric, and our domain.
+
+    Args:
+        paper: from `debate.paper_results`.
+        scores: from `conclusions.run_scores`, with k = 1, 8, 16, 32 and 64.
+    """
+    tables, like_paper = (
+        dict(list(paper.groupby(["table", "model"], sort=False))),
+        cache(partial(debate.like_paper, scores)),
+    )
+    named = [(f"{_TABLES[table]}, {model}", (table, model)) for table, model in tables]
+    domains = list(map(str, scores.index.unique("domain")))
+    controls = {
+        "table": _choice("paper's table", named, named[0][1], ipywidgets.Dropdown),
+        "benchmark": _choice("benchmark", [None], None, ipywidgets.Dropdown),
+        "metric": _choice("metric", [None], None, ipywidgets.Dropdown),
+        "domain": _choice("our domain", domains, domains[0], ipywidgets.Dropdown),
+    }
+
+    def offer(_change=None):
+        part = tables[controls["table"].value]
+        _offer(controls["benchmark"], list(part["benchmark"].unique()), prefer=1)
+        rows = part[part["benchmark"] == controls["benchmark"].value]
+        _offer(controls["metric"], list(rows["metric"].unique()), prefer=9)
+
+    for name in ("table", "benchmark"):
+        controls[name].observe(offer, names="value")
+    offer()
+
+    def build(table, benchmark, metric, domain):
+        rows = tables[table][tables[table]["benchmark"] == benchmark]
+        metrics, every = list(rows["metric"].unique()), "dph-js" if table[0] == "js-eta" else None
+        metric = metric if metric in metrics else metrics[-1]  # a benchmark was chosen, its metrics are about to follow
+        theirs = partial(debate.paper_column, paper, *table, benchmark)
+        ours = lambda metric: like_paper(domain, bool(rows["in_domain"].all()), metric, every)
+        where = "trained on" if rows["in_domain"].all() else "not trained on"
+        named = metric if metric != "greedy" else "Pass@1"
+        titles = [f"the paper: {benchmark} ({where}), {metric}", f"ours: {domain} ({where}), {named}"]
+        bars = figures.beside_paper(theirs(metric), ours(metric), titles)
+        if "greedy" not in metrics:
+            return bars, "<p>This table has one column for each benchmark: no exchange can be drawn.</p>"
+        pairs = [debate.exchange(column("greedy"), column(metrics[-1])) for column in (theirs, ours)]
+        return bars, figures.exchanges(*pairs, metrics[-1].removeprefix("pass@"))
 
     return Live(controls, build)

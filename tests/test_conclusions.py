@@ -165,3 +165,20 @@ def test_the_report_of_a_whole_sweep_names_every_part():
     for methods in (["base"], ["base", "dph-f"]):  # a sweep that was stopped early
         some = report(table[table["method"].isin(methods)], runs[runs["method"].isin(methods)])
         assert "the base model alone" in some or "## toy: 4 runs" in some
+
+
+def test_beside_keeps_the_same_problems_and_seeds_and_no_run_twice(table):
+    base = made({"base": [(np.nan, 0.3, 0.9)]}, seeds=1)
+    every = pd.concat([base, table])
+    mine = made({"mine": [(0.3, 0.5, 0.9)], "rkl": [(0.1, 0.2, 0.2)]}, seeds=2)
+    mine = mine[(mine["split"] == "test") & (mine["problem"] < "test050")]
+    found = conclusions.beside(every, mine)
+    assert set(found["problem"]) == set(mine["problem"]) and set(found["split"]) == {"test"}
+    assert found.groupby("method")["seed"].nunique().to_dict() == {"base": 1} | dict.fromkeys(
+        ["apart", "dph-js", "mine", "rkl", "same"], 2
+    )
+    again = found[(found["method"] == "rkl") & (found["strength"] == 0.1)]
+    assert len(again) == 100 and again["c"].gt(0).mean() == pytest.approx(0.8)  # mine: 40 of the first 50
+    assert len(conclusions.at_equal_pass_at_1(found, "toy", [("mine", "dph-js")], ["Pass@64"])) == 1
+    with pytest.raises(ValueError, match=r"training seeds are \[0, 1, 2, 3, 4\]"):
+        conclusions.beside(every, mine.assign(seed=9))

@@ -135,3 +135,21 @@ def test_grpo_collapses_and_rehearsal_holds(small, tmp_path, monkeypatch):
     assert conclusions.difference(table, "countdown", base, grpo, "Pass@64")["low"] > 0
     assert conclusions.difference(table, "countdown", dph, grpo, "Pass@64")["low"] > 0
     assert conclusions.difference(table, "countdown", grpo, base, "Pass@1")["low"] > 0
+
+
+def test_a_placed_run_is_that_of_the_sweep(small, tmp_path):
+    frontier.run_trial(Trial("countdown", "dph-f+balanced", 0.3, 1), tmp_path)
+    frontier.collect(tmp_path)
+    table, _ = frontier.read(tmp_path)
+    kept = table[table["split"] == "test"].reset_index(drop=True)
+    placed = frontier.place("dph-f+balanced", 0.3, tmp_path / "own", seed=1, progress=False)
+    assert placed["c"].tolist() == kept["c"].tolist() and placed["problem"].tolist() == kept["problem"].tolist()
+    fewer = frontier.place("grpo", None, tmp_path / "own", split="validation", problems=2, steps=1, progress=False)
+    assert len(fewer) == 2 and set(fewer["split"]) == {"validation"} and fewer["strength"].isna().all()
+
+
+@pytest.mark.parametrize("wrong", [{"method": "ppo"}, {"domain": "math"}, {"split": "train"}])
+def test_a_run_that_cannot_be_placed_says_so_before_anything_runs(tmp_path, wrong):
+    with pytest.raises(ValueError, match="expected one of"):
+        frontier.place(**({"method": "grpo", "folder": tmp_path / "x"} | wrong))
+    assert not (tmp_path / "x").exists()

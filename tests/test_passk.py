@@ -284,3 +284,27 @@ def test_no_table_at_a_path(tmp_path):
     for path in (tmp_path, tmp_path / "none.csv"):
         with pytest.raises(FileNotFoundError, match="no table at"):
             passk.read_counts(path)
+
+
+def test_a_model_with_guesses_against_counting_every_draw():
+    """Of 5 answers 2 are right, guesses are right once in 4, every third answer is a guess; two are submitted."""
+    n, c, guess, share = 5, 2, 0.25, 1 / 3
+    both_own, one_own, none_own = (1 - share) ** 2, 2 * share * (1 - share), share**2
+    missed = both_own * comb(3, 2) / comb(5, 2) + one_own * (3 / 5) * (1 - guess) + none_own * (1 - guess) ** 2
+    assert passk.with_guesses([n], [c], 2, guess, share)[0] == pytest.approx(1 - missed)
+
+
+def test_a_model_with_guesses_is_unbiased_and_its_ends_are_known():
+    p, guess, share, n, k = 0.3, 0.1, 0.4, 8, 4
+    c = np.arange(n + 1)
+    chance = np.array([comb(n, i) * p**i * (1 - p) ** (n - i) for i in c])
+    expected = chance @ passk.with_guesses(n, c, k, guess, share)
+    assert expected == pytest.approx(1 - (1 - (1 - share) * p - share * guess) ** k)
+    assert passk.with_guesses(n, c, k, guess, 0) == pytest.approx(passk.pass_at_k(n, c, k))
+    assert passk.with_guesses(n, c, k, guess, 1) == pytest.approx(np.full(n + 1, 1 - (1 - guess) ** k))
+
+
+@pytest.mark.parametrize("wrong", [{"guess": 1.5}, {"guess": -0.1}, {"share": 2}, {"share": -1}])
+def test_a_model_with_guesses_refuses_what_is_no_chance(wrong):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        passk.with_guesses([4], [2], 2, **({"guess": 0.5, "share": 0.5} | wrong))

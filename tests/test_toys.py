@@ -140,3 +140,12 @@ def test_the_pulls_that_notebook_01_speaks_of():
     q, p = torch.tensor([0.4, 0.3, 0.3]), torch.tensor([0.55, 0.449, 0.001])
     values = {n: divergences.get(n).exact(p, q).item() for n in ("forward_kl", "js", "alpha", "reverse_kl")}
     assert max(values, key=values.get) == "forward_kl"
+
+
+def test_off_target_is_what_lies_where_the_target_has_next_to_nothing():
+    target = Modes(2, 6.0)
+    off = target.is_off()
+    assert off[toys.GRID.abs() < 0.5].all() and not off[(toys.GRID.abs() - 3).abs() < 1].any()
+    assert target.off_target(target.density()) < 0.03
+    assert target.off_target(toys.gaussian(0.0, 0.4)) > 0.99
+    assert target.off_target(toys.gaussian([0.0, 3.0], 0.5)).tolist() == pytest.approx([1, 0], abs=0.03)

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dphrl_lite.errors import lookup
-from dphrl_lite.figures.style import BELOW, COLORS, DASHES, FAINT, INK, color, colors, faded, styled
+from dphrl_lite.figures.style import BELOW, COLORS, DASHES, FAINT, INK, color, colors, faded, method_of, styled
 from dphrl_lite.passk import Outcomes
 
 _ESTIMATORS = {"unbiased": ("#0072B2", "solid"), "with replacement": ("#D55E00", "dash"), "first k": ("#8A8A8A", "dot")}
@@ -154,9 +154,9 @@ def front(
     figure, symbols, kin = go.Figure(), itertools.cycle(_SYMBOLS), Counter()
     for name, part in runs.groupby("method", sort=False):
         swept = part["strength"].nunique() > 1
-        kin[_kind(name)] += swept and name not in COLORS  # a variant has its method's colour, and a dash
-        dash = "solid" if name in COLORS else DASHES[kin[_kind(name)] % len(DASHES)]
-        line = {"color": color(_kind(name)), "dash": dash, "width": 2.5}
+        kin[method_of(name)] += swept and name not in COLORS  # a variant has its method's colour, and a dash
+        dash = "solid" if name in COLORS else DASHES[kin[method_of(name)] % len(DASHES)]
+        line = {"color": color(method_of(name)), "dash": dash, "width": 2.5}
         _add_runs(figure, name, part, height, line, None if swept else next(symbols))
     for axis, column in (("x", "Pass@1"), ("y", height)):
         for at in runs.loc[runs["method"] == "base", column]:
@@ -183,11 +183,6 @@ def swept(scores: pd.DataFrame) -> list[str]:
 def _across(axis: str, at: float) -> dict:
     other = "y" if axis == "x" else "x"
     return {f"{axis}0": at, f"{axis}1": at, f"{other}0": 0, f"{other}1": 1, f"{other}ref": "paper"}
-
-
-def _kind(name: str) -> str:
-    """The method whose colour a variant such as "dph-f+all" or "dph-alpha-0.2" has."""
-    return max((method for method in COLORS if name.startswith(method)), key=len, default=name)
 
 
 def _words(height: str) -> str:

@@ -40,6 +40,11 @@ def color(name: str) -> str:
     return _SPARE[sum(map(ord, name)) % len(_SPARE)]
 
 
+def method_of(name: str) -> str:
+    """The method whose colour a variant such as "dph-f+all" or "dph-alpha-0.2" has."""
+    return max((method for method in COLORS if name.startswith(method)), key=len, default=name)
+
+
 def colors(names: Iterable[str]) -> dict[str, str]:
     """`color` of each name, no two of them alike as long as there are spare ones."""
     found: dict[str, str] = {}

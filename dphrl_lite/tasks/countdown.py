@@ -153,6 +153,12 @@ def solutions(numbers: tuple[int, ...]) -> dict[int, list[str]]:
     return {value: list(expressions) for value, expressions in sorted(found.items())}
 
 
+def guess_rate(numbers: tuple[int, ...], target: int) -> float:
+    """The chance that one of all expressions without parentheses over `numbers`, drawn blindly, has the value `target`."""
+    ways = len(set(permutations(numbers))) * 3 ** (len(numbers) - 1)
+    return len(solutions(tuple(sorted(numbers))).get(target, ())) / ways
+
+
 def _value(order: tuple[int, ...], signs: tuple[str, ...]) -> int:
     total, term = 0, order[0]
     for sign, number in zip(signs, order[1:], strict=True):

@@ -18,6 +18,7 @@ from dphrl_lite.tasks.countdown import (
     NUMBERS,
     SPLITS,
     canonical,
+    guess_rate,
     parse,
     problems,
     solutions,
@@ -397,3 +398,15 @@ def test_the_mix_of_families(examples):
 
 def test_supervised_examples_follow_from_the_seed():
     assert supervised_examples(20, seed=1) == supervised_examples(20, seed=1) != supervised_examples(20, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "target"), [((2, 3, 4), 10), ((1, 1, 2), 3), ((2, 5, 9, 10), 97), ((1, 1, 1, 1), 99)]
+)
+def test_the_guess_rate_is_that_of_all_expressions(numbers, target):
+    found = []
+    for order in set(itertools.permutations(numbers)):
+        for signs in itertools.product("+-*", repeat=len(numbers) - 1):
+            text = str(order[0]) + "".join(s + str(x) for s, x in zip(signs, order[1:], strict=True))
+            found.append(eval(text) == target)  # our own text
+    assert guess_rate(numbers, target) == pytest.approx(sum(found) / len(found))
