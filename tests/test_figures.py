@@ -378,6 +378,11 @@ def test_verdict_table_says_right_and_wrong_in_words():
     assert html.index("right</td>") < html.index("wrong</td>") < html.index("–</td>")
 
 
+def test_verdict_table_shows_what_a_model_wrote_as_text():
+    html = figures.verdict_table(pd.DataFrame({"query": ["SELECT 1 WHERE 1 <b>2</b>"]}, index=["a"])).to_html()
+    assert "1 &lt;b&gt;2&lt;/b&gt;" in html
+
+
 # ---- QLoRA --------------------------------------------------------------------------------------------------------------
 
 

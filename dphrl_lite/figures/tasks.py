@@ -24,7 +24,7 @@ def verdict_table(table: pd.DataFrame) -> "pd.io.formats.style.Styler":
     ink = lambda value: f"color: {COLORS[_VERDICTS[value]]}; font-weight: bold" if value in _VERDICTS else ""
     left = {"text-align": "left", "white-space": "pre-wrap", "vertical-align": "top"}
     heads = [{"selector": "th", "props": [*left.items()]}]
-    styled = words.style.format(na_rep="–").set_properties(**left).set_table_styles(heads).map(ink)
+    styled = words.style.format(na_rep="–", escape="html").set_properties(**left).set_table_styles(heads).map(ink)
     return styled.hide() if pd.api.types.is_integer_dtype(table.index) else styled
 
 
