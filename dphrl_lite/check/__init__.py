@@ -11,9 +11,10 @@ cell with the placeholder, a call of `answer` as its last line, and the solution
 import html
 import importlib
 import inspect
+import math
 import numbers
 import pkgutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,6 +130,22 @@ def choice(given, options: Collection):
     if not isinstance(given, (str, numbers.Real)) or given not in options:
         raise Hint(f"Choose one of {', '.join(map(repr, options))}; {given!r} is none of them.")
     return given
+
+
+def parts(given, names: Collection[str]) -> list:
+    """The values of an answer that has to be a dict with the keys `names`, in their order; raises `Hint`, or `Empty` while
+    one of them is still `...`."""
+    if not isinstance(given, dict) or set(given) != set(names):
+        raise Hint(f"A dict with the keys {', '.join(map(repr, names))} is asked for.")
+    if any(_is_empty(value) for value in given.values()):
+        raise Empty(EMPTY)
+    return [given[name] for name in names]
+
+
+def nearest(value: float, typical: Mapping[float, str], otherwise: str, tolerance: float = 0.01) -> str:
+    """The words for the typical wrong answer that `value` is, up to a relative `tolerance`, else `otherwise`."""
+    near = min(typical, key=lambda wrong: abs(wrong - value))
+    return typical[near] if math.isclose(near, value, rel_tol=tolerance) else otherwise
 
 
 def call(function, *arguments, **named):
