@@ -249,7 +249,7 @@ def verdicts(table: pd.DataFrame, k: int = 64, of: Iterable[Claim] | None = None
             if not set(both) <= set(counted.index) or (claim.matched and counted.loc[both, "strength"].min() < 2):
                 continue
             found = _found(table, domain, claim, strengths(scores, domain))
-            row = {"domain": domain, "claim": claim.text, "verdict": _verdict(found, claim.within)}
+            row = {"domain": domain, "claim": claim.text, "verdict": verdict(found["low"], found["high"], claim.within)}
             rows.append(row | found | {"seeds": counted.loc[both, "seed"].max()})
     columns = ["domain", "claim", "verdict", "value", "low", "high", "seeds"]
     return pd.DataFrame(rows, columns=columns).rename(columns={"value": "difference"})
@@ -262,10 +262,11 @@ def _found(table: pd.DataFrame, domain: str, claim: Claim, best: dict) -> dict[s
     return difference(table, domain, *ends, claim.score, claim.split)
 
 
-def _verdict(found: dict[str, float], within: float) -> str:
-    if found["low"] > -within:
+def verdict(low: float, high: float, within: float = 0.0) -> str:
+    """What a band of a difference says about the claim that it is positive, or at least above `-within`."""
+    if low > -within:
         return "holds"
-    return "does not hold" if found["high"] < -within else "cannot be told"
+    return "does not hold" if high < -within else "cannot be told"
 
 
 # ---- the report ------------------------------------------------------------------------------------------------------
