@@ -1,17 +1,20 @@
 """Figures on a page: their words, what saves them, and the renderer of each place that opens a notebook."""
 
+import itertools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
 
-from dphrl_lite import figures, toys
-from dphrl_lite.figures import page
+from dphrl_lite import estimators, figures, toys, widgets, worlds
+from dphrl_lite.figures import page, style
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -111,3 +114,75 @@ def test_without_anywidget_figures_are_shown_all_the_same(monkeypatch):
     figure = bundle["application/vnd.plotly.v1+json"]
     assert figure["config"]["toImageButtonOptions"]["scale"] == 2
     assert figure["layout"]["meta"]["alt"] == "Figure without a title."
+
+
+# ---- colours ---------------------------------------------------------------------------------------------------------
+
+# Machado, Oliveira and Fernandes (2009), table 1, severity 1: what linear RGB becomes
+DEFICIENCIES = {
+    "none": np.eye(3),
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+# Ottosson (2020): linear RGB to OKLab, in which a distance of 0.02 is just seen
+TO_LMS = [
+    [0.41222147, 0.53633254, 0.05144599],
+    [0.21190350, 0.68069955, 0.10739696],
+    [0.08830246, 0.28171884, 0.62997870],
+]
+TO_LAB = [
+    [0.21045426, 0.79361779, -0.00407205],
+    [1.97799850, -2.42859221, 0.45059371],
+    [0.02590404, 0.78277177, -0.80867577],
+]
+# areas that words or lines stand on, lines of tables, and the answers that share a panel without being told apart
+TINTS = {"#FFFFFF", "#FDE7C7", "#FBC98A", "#F3A04A", "#E3782B", "#DDDDDD", "#EEEEEE", "#DCE9E4", "#F3E3DA"}
+TINTS |= {"#56B4E9", "#A6D4F2", "#7FC8A9"}
+
+
+def seen(hue, deficiency):
+    encoded = np.array([int(hue[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    return TO_LAB @ np.cbrt(TO_LMS @ np.clip(DEFICIENCIES[deficiency] @ linear, 0, 1))
+
+
+def test_contrast_is_that_of_the_guidelines():
+    assert style.contrast("#000000") == pytest.approx(21)
+    assert style.contrast("#FFFFFF") == pytest.approx(1)
+    assert style.contrast("#767676") == pytest.approx(4.54, abs=0.005)  # their own example of a grey that just passes
+
+
+def test_every_colour_of_the_kit_stands_out_from_white():
+    code = "".join(path.read_text() for path in (REPOSITORY / "dphrl_lite").rglob("*.py"))
+    hues = set(re.findall(r'"(#[0-9A-F]{6})"', code)) - TINTS
+    assert set(style.COLORS.values()) | set(style.BUCKETS.values()) <= hues
+    assert {hue: round(style.contrast(hue), 2) for hue in hues if style.contrast(hue) < 3} == {}
+
+
+@pytest.mark.parametrize("deficiency", DEFICIENCIES)
+@pytest.mark.parametrize("palette", ["COLORS", "BUCKETS"])
+def test_no_two_methods_look_alike(palette, deficiency):
+    hues = getattr(style, palette)
+    far = {
+        pair: np.linalg.norm(seen(hues[pair[0]], deficiency) - seen(hues[pair[1]], deficiency))
+        for pair in itertools.combinations(hues, 2)
+    }
+    assert {pair: distance for pair, distance in far.items() if distance < 0.06} == {}
+
+
+@pytest.mark.parametrize("hue", [*style.COLORS.values(), "#FFFF00"])
+def test_ink_can_be_read(hue):
+    assert style.contrast(style.ink(hue)) >= 4.5
+    assert style.ink(style.ink(hue)) == style.ink(hue)
+    assert style.ink("#222222") == "#222222"
+
+
+def test_coloured_words_can_be_read():
+    table = estimators.compare(worlds.example(), estimators.names(), ["forward_kl"])
+    told = figures.estimator_table(table, "forward_kl").to_json()
+    told += figures.verdict("", True) + figures.verdict("", False)
+    told += figures.verdict_table(pd.DataFrame({"correct": [True, False]})).to_html()
+    hues = set(re.findall(r"(?<!-)color['\"]?: ?['\"\[]*(#[0-9A-Fa-f]{6})", told)) - TINTS
+    assert len(hues) >= 3 and min(map(style.contrast, hues)) >= 4.5
+    assert min(style.contrast("#111111", ground) for _, ground in widgets._SURPRISE) >= 4.5

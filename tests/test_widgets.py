@@ -1,10 +1,12 @@
 """Every control of every widget, without a kernel: set `.value`, and the figure's data must follow."""
 
+import inspect
 import json
 import re
 from datetime import UTC, datetime
 from html import escape
 
+import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
@@ -549,3 +551,150 @@ def test_solution_browser_follows_the_problem(tiny, countdown, few_problems):
     assert canonical.y.tolist() == counts["grpo"].tolist()
     assert len(written.y) >= len(canonical.y)
     assert sum(written.y) == sum(canonical.y)
+
+
+# ---- every builder, every control ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def builders(request, tmp_path):
+    """Every public builder of `widgets` by name, ready to be called on small data."""
+    need = request.getfixturevalue
+    rng = np.random.default_rng(0)
+    outcomes = {
+        f: {name: Outcomes(rng.random((20, 16)) < 0.3) for name in ("base", "grpo", "rkl")} for f in ("cd3", "cd4")
+    }
+    record = {"step": 1, "reward": 0.2, "entropy": 0.5, "penalty": None, "log_u_mean": None}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/log.jsonl").write_text(json.dumps(record) + "\n")
+    counts_of("old", "new", "newest").to_csv(tmp_path / "counts.csv", index=False)
+
+    def ranks():
+        after = need("tiny").copy().model
+        with torch.no_grad():
+            for weight in lowrank.linear_weights(after).values():
+                weight += 0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        return widgets.rank_explorer(need("tiny").model, after)
+
+    def solutions():
+        both = {"base": need("tiny"), "grpo": need("tiny")}
+        return widgets.solution_browser(both, need("countdown"), need("few_problems")[:3], samples=16)
+
+    def collapse():
+        lab = widgets.collapse_lab()
+        lab.controls["strength"].value = 0.5  # at 0 it is plain GRPO, whatever the divergence
+        return lab
+
+    return {
+        "divergence_explorer": widgets.divergence_explorer,
+        "simplex_explorer": widgets.simplex_explorer,
+        "mass_explorer": widgets.mass_explorer,
+        "partition_explorer": lambda: widgets.partition_explorer(need("rollouts")),
+        "rollout_browser": lambda: widgets.rollout_browser(need("rollouts"), need("tiny").tokenizer),
+        "pass_at_k_explorer": lambda: widgets.pass_at_k_explorer(outcomes),
+        "bias_lab": lambda: widgets.bias_lab([0.1, 0.5]),
+        "flow_explorer": lambda: widgets.flow_explorer(outcomes),
+        "front_explorer": lambda: widgets.front_explorer(need("scores")),
+        "CountsLab": lambda: widgets.CountsLab(tmp_path / "counts.csv"),
+        "TrainingDashboard": lambda: widgets.TrainingDashboard({"grpo": tmp_path / "run"}),
+        "TrainingLab": lambda: need("lab"),
+        "solution_browser": solutions,
+        "estimator_lab": widgets.estimator_lab,
+        "collapse_lab": collapse,
+        "sql_lab": widgets.sql_lab,
+        "memory_lab": widgets.memory_lab,
+        "four_bit_lab": lambda: widgets.four_bit_lab({n: torch.randn(64, 64) for n in ("one", "two")}),
+        "rank_explorer": ranks,
+        "cost_lab": widgets.cost_lab,
+    }
+
+
+def made_here(kind):
+    return {
+        name: thing
+        for name, thing in vars(widgets).items()
+        if kind(thing) and thing.__module__ == widgets.__name__ and not name.startswith("_")
+    }
+
+
+def builds_a_widget(thing):
+    """A builder is known by what it returns: one without an annotation could slip through, so each needs one."""
+    if inspect.isclass(thing):
+        return issubclass(thing, widgets.Live)
+    returned = inspect.signature(thing).return_annotation
+    assert returned is not inspect.Signature.empty, f"{thing.__name__} does not say what it returns"
+    return returned is not str
+
+
+BUILDERS = sorted(name for kind in (inspect.isfunction, inspect.isclass) for name, thing in made_here(kind).items()
+                  if builds_a_widget(thing))  # fmt: skip
+
+
+LATER = {("TrainingLab", "steps")}  # read when a run starts
+
+
+def positions(control):
+    """Values to set a control to: both ends, one between, and at last what it was."""
+    if isinstance(control, ipywidgets.FileUpload):
+        return [uploaded(counts_of("mine", "ours", "theirs"))]
+    if isinstance(control, ipywidgets.Text | ipywidgets.Textarea):
+        return ["nowhere", "", control.value]
+    if isinstance(control, ipywidgets.Checkbox):
+        return [not control.value, control.value]
+    if isinstance(control, ipywidgets.FloatLogSlider):
+        return [control.base**control.min, control.base**control.max, control.value]
+    if hasattr(control, "options"):
+        values = [option[1] if isinstance(option, tuple) else option for option in control.options]
+        return [values[0], values[-1], values[len(values) // 2], control.value]
+    return [control.min, control.max, control.min + control.step, control.value]
+
+
+def switch_on(widget, control):
+    """Choose another option elsewhere until `control` can be moved."""
+    for other in widget.controls.values():
+        for option in getattr(other, "options", ()) if control.disabled else ():
+            if control.disabled:
+                other.value = option[1] if isinstance(option, tuple) else option
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_every_control_of_every_widget_redraws_and_has_a_name(name, builders):
+    assert name in builders, f"{name} is new in widgets.py: list it in `builders`, with small data"
+    widget = builders[name]()
+    (row, plots) = widget.children
+    assert set(widget.controls.values()) <= set(row.children)
+    for control in row.children:
+        assert control.description.strip(), f"{name}: a {type(control).__name__} has no description"
+    for key, control in widget.controls.items():
+        switch_on(widget, control)
+        assert not control.disabled, f"{name}: {key} cannot be switched on"
+        seen = {json.dumps(shown(widget))}
+        for value in positions(control):
+            before = widget.figures
+            changed = value != control.value
+            control.value = value
+            assert widget.figures is not before or not changed, f"{name}: {key} = {value!r} draws nothing"
+            seen.add(json.dumps(shown(widget)))
+            for drawn, figure in zip(plots.children, widget.figures, strict=True):
+                if isinstance(figure, str):
+                    assert drawn.value == figure
+                else:
+                    assert drawn.figure["data"] == json.loads(figure.to_json())["data"]
+                    assert len(drawn.figure["layout"]["meta"]["alt"]) >= 20, f"{name}: a figure without words"
+        assert len(seen) > 1 or (name, key) in LATER, f"{name}: {key} changes nothing"
+
+
+def test_the_builders_are_those_of_the_module(builders):
+    assert sorted(builders) == BUILDERS
+
+
+@pytest.mark.parametrize("name", ["divergence_explorer", "TrainingDashboard", "TrainingLab"])
+def test_every_button_can_be_pressed(name, builders):
+    widget = builders[name]()
+    buttons = [child for child in widget.children[0].children if isinstance(child, ipywidgets.Button)]
+    assert buttons
+    for button in buttons:
+        before = widget.figures
+        button.click()
+        finish(widget) if hasattr(widget, "thread") else None
+        assert widget.figures is not before or button.disabled, button.description

@@ -16,7 +16,7 @@ from dphrl_lite.errors import lookup
 from dphrl_lite.figures.style import BELOW, COLORS, DASHES, FAINT, INK, color, colors, faded, method_of, styled
 from dphrl_lite.passk import Outcomes
 
-_ESTIMATORS = {"unbiased": ("#0072B2", "solid"), "with replacement": ("#D55E00", "dash"), "first k": ("#8A8A8A", "dot")}
+_ESTIMATORS = {"unbiased": ("#0072B2", "solid"), "with replacement": ("#D55E00", "dash"), "first k": ("#6D7B81", "dot")}
 
 
 def estimator_errors(errors: pd.DataFrame, n: int) -> go.Figure:
@@ -40,7 +40,7 @@ def estimator_errors(errors: pd.DataFrame, n: int) -> go.Figure:
     return styled(figure, 420, title, margin_b=100, legend=BELOW, uirevision="keep")
 
 
-_PARTS = {"keep": ("#009E73", 0, 2), "forget": ("#D55E00", 0, 3), "gain": ("#56B4E9", 1, 2), "never": ("#999999", 1, 3)}
+_PARTS = {"keep": ("#009E73", 0, 2), "forget": ("#D55E00", 0, 3), "gain": ("#1398F8", 1, 2), "never": ("#6D7B81", 1, 3)}
 
 
 def solved_flow(change: pd.Series, k: int, base: str = "base", trained: str = "trained") -> go.Figure:
@@ -232,7 +232,7 @@ def matched_differences(differences: pd.DataFrame, k: int = 64) -> go.Figure:
     figure = go.Figure()
     for kind, hue, name in (
         (clear, "#0072B2", "interval without 0"),
-        (~clear, "#8A8A8A", "interval with 0: cannot be told"),
+        (~clear, "#6D7B81", "interval with 0: cannot be told"),
     ):
         some = {side: value[kind] for side, value in bars.items() if side != "type"}
         error = {"type": "data", "color": hue, "thickness": 3, "width": 6, **some}

@@ -10,14 +10,14 @@ from plotly.subplots import make_subplots
 
 from dphrl_lite import divergences, pitfalls
 from dphrl_lite.estimators import Estimator
-from dphrl_lite.figures.style import FAINT, INK, color, styled
+from dphrl_lite.figures.style import FAINT, INK, color, ink, styled
 
 
 def _followed_color(follows: str) -> str:
     """The colour of the divergence that a row of `estimators.compare` names; grey where it names none."""
     names = {divergences.get(name).label: name for name in divergences.names()}
     name = names.get(follows.removeprefix("½ ").split(",")[0])
-    return color(name) if name else "#999999"
+    return color(name) if name else "#6D7B81"
 
 
 def estimator_bars(table: pd.DataFrame, target: str, samples: int) -> go.Figure:
@@ -90,7 +90,7 @@ def estimator_table(table: pd.DataFrame, target: str) -> go.Figure:
     cells = [list(table.index), table["samples"], estimates, numbers("exact"), numbers("bias"), numbers("std")]
     cells += [numbers(f"cos {target}"), table["follows"]]
     align = ["left"] * 3 + ["right"] * 4 + ["left"]
-    inks = [INK] * 7 + [[_followed_color(follows) for follows in table["follows"]]]
+    inks = [INK] * 7 + [[ink(_followed_color(follows)) for follows in table["follows"]]]
     look = {"align": align, "line": {"color": "#DDDDDD"}}
     head = {"values": [f"<b>{w}</b>" for w in _TABLE_COLUMNS], "fill": {"color": "#EEEEEE"}, "height": 28, **look}
     body = {"values": cells, "fill": {"color": "white"}, "height": 26, "font": {"color": inks, "size": 12}, **look}

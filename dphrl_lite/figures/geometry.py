@@ -91,7 +91,7 @@ def _generator_panels(figure: go.Figure, divergence: Divergence):
                 look |= {
                     "mode": "lines+text",
                     "textposition": "bottom right" if other.name == "js" else "top right",
-                    "textfont": {"size": 11, "color": "#777777"},
+                    "textfont": {"size": 11, "color": "#707070"},
                 }
                 look["text"] = ["" if i != 3 else other.label for i in range(len(u))]
             figure.add_scatter(x=u, y=curve(other).numpy(), **look, **place)

@@ -13,12 +13,12 @@ from dphrl_lite.figures.style import BELOW, DASHES, FAINT, INK, styled
 
 _PARTS = {
     "weights": ("#0072B2", ["weights"]),
-    "reference": ("#CC79A7", ["reference"]),
-    "optimizer": ("#E69F00", ["optimizer", "optimizer work space"]),
+    "reference": ("#CA75A6", ["reference"]),
+    "optimizer": ("#AA7944", ["optimizer", "optimizer work space"]),
     "gradients": ("#D55E00", ["gradients", "gradient parts"]),
     "adapter": ("#009E73", ["adapter"]),
-    "activations, logits, work space": ("#999999", ["activations", "logits", "layer work space"]),
-    "sampling": ("#56B4E9", ["key-value cache", "drawing", "sampling work space"]),
+    "activations, logits, work space": ("#6D7B81", ["activations", "logits", "layer work space"]),
+    "sampling": ("#1398F8", ["key-value cache", "drawing", "sampling work space"]),
 }
 
 
@@ -56,7 +56,7 @@ def memory_ladder(parts: pd.DataFrame, title: str, cards: Sequence[float] = (16,
     return figure.update_layout(margin={"l": 210, "b": 110}, uirevision="keep")
 
 
-_KIND_COLORS = {"nf4": "#0072B2", "fp4": "#E69F00", "int4": "#D55E00"}
+_KIND_COLORS = {"nf4": "#0072B2", "fp4": "#AA7944", "int4": "#D55E00"}
 
 
 def four_bits(weight: Tensor, kind: str, block: int, double: bool, errors: pd.DataFrame) -> go.Figure:
@@ -159,7 +159,7 @@ def reward_by_run(logs: Mapping[str, pd.DataFrame], window: int = 5) -> go.Figur
         window: steps.
     """
     figure = go.Figure()
-    ramp = ["#000000", "#A6D4F2", "#56B4E9", "#0072B2", "#00304D"]
+    ramp = ["#000000", "#1398F8", "#0072B2", "#00304D"]
     for i, (name, log) in enumerate(logs.items()):
         line = {"color": ramp[i % len(ramp)], "width": 3, "dash": DASHES[i // len(ramp)]}
         y = log["reward"].rolling(window, min_periods=1).mean()
@@ -170,7 +170,7 @@ def reward_by_run(logs: Mapping[str, pd.DataFrame], window: int = 5) -> go.Figur
     return styled(figure, 400, f"Reward, mean of the last {window} steps")
 
 
-_COST_COLORS = {"sampling": "#56B4E9", "training": "#0072B2", "rehearsal": "#009E73", "reference": "#CC79A7"}
+_COST_COLORS = {"sampling": "#1398F8", "training": "#0072B2", "rehearsal": "#009E73", "reference": "#CA75A6"}
 
 
 def cost_bars(hours: pd.DataFrame, price: float, title: str) -> go.Figure:

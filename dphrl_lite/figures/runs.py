@@ -157,7 +157,7 @@ def keep_forget_gain(outcomes: Mapping[str, Outcomes], k: int, base: str = "base
     shares = {name: change / change.sum() for name, change in changes.items()}
     names = [f"{name}<br>keeps {s['keep']:.1%}, never {s['never']:.1%}" for name, s in shares.items()]
     figure = go.Figure()
-    for part, sign, hue in (("forget", -1, "#D55E00"), ("gain", 1, "#56B4E9")):
+    for part, sign, hue in (("forget", -1, "#D55E00"), ("gain", 1, "#1398F8")):
         values = [share[part] for share in shares.values()]
         words = [f"{value:.1%}" for value in values]
         look = {"marker_color": hue, "text": words, "textposition": "outside", "cliponaxis": False}

@@ -1,6 +1,7 @@
 """What all figures share: one colour per method and divergence throughout the kit, fonts, margins. Draws nothing."""
 
 from collections.abc import Iterable
+from functools import cache
 
 import plotly.graph_objects as go
 import plotly.io as pio
@@ -9,26 +10,27 @@ pio.templates.default = (
     "simple_white"  # a default costs nothing; named in each figure it would take 10 ms of every redraw
 )
 
-# Okabe and Ito's palette: distinguishable with the common colour-vision deficiencies, and in print.
+# Okabe and Ito's palette, darkened until each stands out from white (WCAG 2: 3 to 1), and moved apart as colour-vision
+# deficiencies see it (Machado, Oliveira and Fernandes 2009).
 COLORS = {
     "base": "#000000",
-    "grpo": "#D55E00",
-    "grpo-exp": "#E69F00",
-    "dapo": "#B3A000",
-    "rkl": "#CC79A7",
-    "rkl-k3": "#8C4A73",
-    "sft": "#8A8A8A",
+    "grpo": "#BD4700",
+    "grpo-exp": "#AA7944",
+    "dapo": "#A89300",
+    "rkl": "#CA75A6",
+    "rkl-k3": "#8A4B70",
+    "sft": "#6D7B81",
     "dph-f": "#009E73",
     "dph-js": "#0072B2",
-    "dph-js-definition": "#2F4B7C",
-    "dph-alpha": "#56B4E9",
+    "dph-js-definition": "#2E497A",
+    "dph-alpha": "#1398F8",
 }
 _DIVERGENCE_COLORS = {"forward_kl": "dph-f", "reverse_kl": "rkl", "js": "dph-js", "alpha": "dph-alpha"}
 _SPARE = ("#6A3D9A", "#7F5B2E", "#A05195", "#665191", "#4D9221")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-FAINT, INK = "#C4C4C4", "#222222"
+FAINT, INK = "#949494", "#222222"
 BELOW = {"orientation": "h", "yref": "container", "y": 0.02, "yanchor": "bottom", "x": 0}
-BUCKETS = {"D_pef": "#009E73", "D_exp": "#E69F00", "unsolved": "#999999"}
+BUCKETS = {"D_pef": "#009E73", "D_exp": "#BF6F00", "unsolved": "#6D7B81"}
 
 
 def color(name: str) -> str:
@@ -71,3 +73,23 @@ def faded(hue: str, opacity: float = 0.16) -> str:
     """A colour such as "#0072B2", nearly transparent, for bands."""
     red, green, blue = (int(hue[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"
+
+
+def contrast(hue: str, ground: str = "#FFFFFF") -> float:
+    """Contrast of two colours such as "#0072B2", from 1 to 21. Source: WCAG 2.2."""
+    low, high = sorted(_luminance(some) for some in (hue, ground))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(hue: str) -> float:
+    parts = [int(hue[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@cache
+def ink(hue: str) -> str:
+    """A colour for words: `hue`, darker where needed to be read on white (WCAG 2: 4.5 to 1)."""
+    while contrast(hue) < 4.5:
+        hue = "#" + "".join(f"{int(0.97 * int(hue[i : i + 2], 16)):02X}" for i in (1, 3, 5))
+    return hue

@@ -8,23 +8,23 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dphrl_lite.figures.style import COLORS, styled
+from dphrl_lite.figures.style import COLORS, ink, styled
 
 
 def verdict(words: str, correct: bool) -> str:
     """A verdict as the title of a figure."""
     word = "right" if correct else "wrong"
-    return f"<span style='color:{COLORS[_VERDICTS[word]]}'><b>{word}</b></span>: {escape(words, quote=False)}"
+    return f"<span style='color:{ink(COLORS[_VERDICTS[word]])}'><b>{word}</b></span>: {escape(words, quote=False)}"
 
 
 def verdict_table(table: pd.DataFrame) -> "pd.io.formats.style.Styler":
     """A table of verdicts to read: text to the left, right and wrong in words and colour, row numbers left out."""
     word = lambda value: ("wrong", "right")[value] if isinstance(value, bool | np.bool_) else value
     words = table.rename_axis(index=None).map(word)
-    ink = lambda value: f"color: {COLORS[_VERDICTS[value]]}; font-weight: bold" if value in _VERDICTS else ""
+    look = lambda value: f"color: {ink(COLORS[_VERDICTS[value]])}; font-weight: bold" if value in _VERDICTS else ""
     left = {"text-align": "left", "white-space": "pre-wrap", "vertical-align": "top"}
     heads = [{"selector": "th", "props": [*left.items()]}]
-    styled = words.style.format(na_rep="–", escape="html").set_properties(**left).set_table_styles(heads).map(ink)
+    styled = words.style.format(na_rep="–", escape="html").set_properties(**left).set_table_styles(heads).map(look)
     return styled.hide() if pd.api.types.is_integer_dtype(table.index) else styled
 
 
