@@ -207,6 +207,12 @@ def placed(
     mine = scores.loc[domain].xs("test", level="split").loc[[name]].groupby("strength", dropna=False).mean()
     for strength, row in mine.iterrows():
         words = "yours" if pd.isna(strength) else f"yours, η = {strength:g}"
-        look = {"showarrow": True, "arrowwidth": 2, "arrowcolor": color(name), "ax": 0, "ay": -48}
+        look = {
+            "showarrow": True,
+            "arrowwidth": 2,
+            "arrowcolor": color(name),
+            "ax": -56,
+            "ay": 44,
+        }  # below the front is room
         figure.add_annotation(x=row["Pass@1"], y=row[height], text=f"<b>{words}</b>", standoff=8, **look)
     return figure
