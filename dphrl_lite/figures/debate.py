@@ -40,7 +40,14 @@ def rungs(rows: pd.DataFrame, what: str = "") -> go.Figure:
             look = {"mode": "markers", "marker": {"color": hue, "size": 12}, "error_x": bars | {"color": hue}}
             hover = f"{row.step}<br>{score} %{{x:+.1%}}, {row.low:+.1%} to {row.high:+.1%}<extra></extra>"
             figure.add_scatter(
-                x=[row.value], y=[row.step], hovertemplate=hover, showlegend=False, row=1, col=col, **look
+                x=[row.value],
+                y=[row.step],
+                name=f"{score}: {row.step}",
+                hovertemplate=hover,
+                showlegend=False,
+                row=1,
+                col=col,
+                **look,
             )
         figure.add_vline(x=0, line={"color": INK, "width": 1}, opacity=1, row=1, col=col)
     reach = 1.15 * max(rows["high"].abs().max(), rows["low"].abs().max(), 0.01)
@@ -134,13 +141,21 @@ def beside_paper(paper: pd.DataFrame, ours: pd.DataFrame, titles: Sequence[str])
         titles: of both.
     """
     figure = make_subplots(cols=2, subplot_titles=list(titles), horizontal_spacing=0.2)
-    for col, rows in ((1, paper), (2, ours)):
+    for col, (who, rows) in enumerate((("the paper", paper), ("ours", ours)), 1):
         values, hues = rows["percent"], [color(method_of(name)) for name in rows["method"]]
         words = values.map(lambda value: "" if pd.isna(value) else f"{value:.1f}")
         look = {"marker_color": hues, "text": words, "textposition": "outside", "cliponaxis": False}
         hover = "%{y}: %{x:.2f} %<extra></extra>"
         figure.add_bar(
-            x=values, y=rows["label"], orientation="h", hovertemplate=hover, showlegend=False, row=1, col=col, **look
+            x=values,
+            y=rows["label"],
+            name=who,
+            orientation="h",
+            hovertemplate=hover,
+            showlegend=False,
+            row=1,
+            col=col,
+            **look,
         )
         for at in values[rows["method"] == "base"].dropna():
             figure.add_vline(x=at, line={"color": INK, "dash": "dot", "width": 1.5}, layer="below", row=1, col=col)
@@ -154,8 +169,10 @@ def beside_paper(paper: pd.DataFrame, ours: pd.DataFrame, titles: Sequence[str])
     figure.update_xaxes(title_text="per cent; the axis does not begin at 0")
     figure.update_yaxes(autorange="reversed", ticks="", showline=False)
     figure.update_annotations(font_size=14)
-    height = 150 + 27 * max(len(paper), len(ours))
-    return styled(figure, height, "", uirevision="keep").update_layout(margin={"l": 200, "t": 50})
+    height = 190 + 27 * max(len(paper), len(ours))
+    return styled(figure, height, "Per cent solved; dotted: the base model", uirevision="keep").update_layout(
+        margin_l=200
+    )
 
 
 def exchanges(paper: pd.DataFrame, ours: pd.DataFrame, k: int | str) -> go.Figure:
@@ -167,8 +184,8 @@ def exchanges(paper: pd.DataFrame, ours: pd.DataFrame, k: int | str) -> go.Figur
     """
     names = ["the paper: greedy", "our miniature: Pass@1"]
     figure = make_subplots(cols=2, subplot_titles=names, horizontal_spacing=0.08, shared_yaxes=True)
-    for col, rows in ((1, paper), (2, ours)):
-        look = {"mode": "markers", "showlegend": False}
+    for col, (who, rows) in enumerate((("the paper", paper), ("ours", ours)), 1):
+        look = {"mode": "markers", "showlegend": False, "name": who}
         marker = {"color": [color(method_of(name)) for name in rows["method"]], "size": 12}
         hover = f"%{{text}}<br>one answer %{{x:+.1f}} points, Pass@{k} %{{y:+.1f}} points<extra></extra>"
         figure.add_scatter(
