@@ -16,14 +16,16 @@ _LEVERS = {"strength": "#4D4D4D", "divergence": "#56B4E9", "matched": "#0072B2"}
 
 def levers(table: pd.DataFrame, score: str) -> go.Figure:
     """How far a score moves by each of `debate.LEVERS`, a group of bars per row. `table` from `debate.levers`."""
-    figure = go.Figure()
+    figure, shares = go.Figure(), score != "distinct"
     for lever, words in debate.LEVERS.items():
-        values = table[lever] * 100
-        look = {"marker_color": _LEVERS[lever], "text": values.map("{:.1f}".format), "textposition": "outside"}
-        hover = "%{x}: %{y:.2f} points<extra>" + words + "</extra>"
+        values = table[lever] * (100 if shares else 1)
+        told = values.map(("{:.1f}" if shares else "{:.2f}").format)
+        look = {"marker_color": _LEVERS[lever], "text": told, "textposition": "outside"}
+        hover = "%{x}: %{y:.2f}<extra>" + words + "</extra>"
         figure.add_bar(x=table.index, y=values, name=words, cliponaxis=False, hovertemplate=hover, **look)
-    figure.update_yaxes(title_text="range, in points", rangemode="tozero")
-    title = f"How far {score} moves when one thing is changed"
+    figure.update_yaxes(title_text="range, in points" if shares else "range", rangemode="tozero")
+    what = score if shares else "the number of different right answers"
+    title = f"How far {what} moves when one thing is changed"
     return styled(figure, 420, title, margin_b=100, barmode="group", bargap=0.25, legend=BELOW, uirevision="keep")
 
 
