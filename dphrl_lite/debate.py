@@ -108,17 +108,17 @@ def bandit_points(
     ks: Sequence[int] = (1, 8, 64),
     **settings,
 ) -> pd.DataFrame:
-    """Held-out Pass@k at the end of GRPO on bandits, with each divergence at each strength; exact.
+    """Held-out Pass@k and different right answers at the end of GRPO on bandits, each divergence at each strength; exact.
 
     Args:
         seeds: of `bandits.make`, a world each.
         names: divergences.
         strengths: eta f''(1): what each is multiplied by follows from its curvature.
-        ks: of Pass@k, 1 among them.
+        ks: of Pass@k, 1 among them; `distinct` counts among as many answers as the largest.
         **settings: of `bandits.flow`.
 
     Returns:
-        Table with group ("bandits"), world, method, strength and Pass@k at each k, as `levers` takes it.
+        Table with group ("bandits"), world, method, strength, Pass@k at each k, and distinct, as `levers` takes it.
     """
     tables = []
     for seed in seeds:
@@ -128,6 +128,8 @@ def bandit_points(
             eta = (torch.tensor(strengths) / divergence.curvature).tolist()
             path = bandits.flow(bandit, "grpo", divergence, eta, frames=2, **settings)
             ends = {f"Pass@{j}": path.pass_at_k(j, ~bandit.trained)[-1].numpy() for j in ks}
+            ways = bandits.distinct_correct(path.probs[-1], bandit.correct, max(ks))
+            ends["distinct"] = ways[..., ~bandit.trained].mean(-1).numpy()
             tables.append(
                 pd.DataFrame({"group": "bandits", "world": seed, "method": name, "strength": strengths} | ends)
             )

@@ -837,7 +837,10 @@ def cost_lab() -> Live:
 
 def lever_explorer(points: pd.DataFrame) -> Live:
     """How far a score moves by strength, by divergence, and by divergence at equal Pass@1. `points` as `debate.levers`."""
-    scores = [name for name in points.columns if name.startswith("Pass@") and points[name].notna().all()][1:]
+    among = points.drop(columns=["group", "world", "method", "strength", "Pass@1"])
+    scores = sorted(
+        among.columns[among.notna().all()], key=lambda name: name != "distinct"
+    )  # those that all groups have
     controls = {"score": _choice("score", scores, scores[-1], ipywidgets.Dropdown)}
     return Live(controls, lambda score: figures.levers(debate.levers(points, score), score))
 

@@ -137,6 +137,8 @@ def test_bandit_points_are_the_ends_of_flows_at_equal_curvature():
     row = table[(table["method"] == "js") & (table["strength"] == 1.0)].iloc[0]
     for k in (1, 8):
         assert row[f"Pass@{k}"] == pytest.approx(path.pass_at_k(k, ~bandit.trained)[-1].item())
+    ways = bandits.distinct_correct(path.probs[-1], bandit.correct, 8)[~bandit.trained].mean().item()
+    assert row["distinct"] == pytest.approx(ways) and ways > row["Pass@8"]
     assert len(table) == 4 and set(table["group"]) == {"bandits"}
 
 
@@ -148,11 +150,16 @@ def test_run_points_are_at_equal_curvature(scores):
 
 
 def test_lever_explorer_follows_its_control(scores):
-    explorer = widgets.lever_explorer(debate.run_points(scores))
-    bars = {bar.name: list(bar.y) for bar in explorer.figures[0].data}
-    expected = debate.levers(debate.run_points(scores))
-    assert bars[debate.LEVERS["strength"]] == pytest.approx((100 * expected["strength"]).tolist())
-    assert change(explorer, "score", "Pass@8") and "Pass@8" in explorer.figures[0].layout.title.text
+    points = debate.run_points(scores).assign(odd=np.nan)
+    explorer = widgets.lever_explorer(points)
+    assert set(explorer.controls["score"].options) == {"distinct", "Pass@8", "Pass@16", "Pass@32", "Pass@64"}
+    for score, scale in (("Pass@64", 100), ("Pass@8", 100), ("distinct", 1)):
+        explorer.controls["score"].value = score
+        bars = {bar.name: list(bar.y) for bar in explorer.figures[0].data}
+        expected = debate.levers(points, score)
+        for lever, words in debate.LEVERS.items():
+            assert bars[words] == pytest.approx((scale * expected[lever]).tolist(), nan_ok=True)
+    assert "different right answers" in explorer.figures[0].layout.title.text
 
 
 # ---- imitation -------------------------------------------------------------------------------------------------------

@@ -16,14 +16,16 @@ _LEVERS = {"strength": "#4D4D4D", "divergence": "#56B4E9", "matched": "#0072B2"}
 
 def levers(table: pd.DataFrame, score: str) -> go.Figure:
     """How far a score moves by each of `debate.LEVERS`, a group of bars per row. `table` from `debate.levers`."""
-    figure = go.Figure()
+    figure, shares = go.Figure(), score != "distinct"
     for lever, words in debate.LEVERS.items():
-        values = table[lever] * 100
-        look = {"marker_color": _LEVERS[lever], "text": values.map("{:.1f}".format), "textposition": "outside"}
-        hover = "%{x}: %{y:.2f} points<extra>" + words + "</extra>"
+        values = table[lever] * (100 if shares else 1)
+        told = values.map(("{:.1f}" if shares else "{:.2f}").format)
+        look = {"marker_color": _LEVERS[lever], "text": told, "textposition": "outside"}
+        hover = "%{x}: %{y:.2f}<extra>" + words + "</extra>"
         figure.add_bar(x=table.index, y=values, name=words, cliponaxis=False, hovertemplate=hover, **look)
-    figure.update_yaxes(title_text="range, in points", rangemode="tozero")
-    title = f"How far {score} moves when one thing is changed"
+    figure.update_yaxes(title_text="range, in points" if shares else "range", rangemode="tozero")
+    what = score if shares else "the number of different right answers"
+    title = f"How far {what} moves when one thing is changed"
     return styled(figure, 420, title, margin_b=100, barmode="group", bargap=0.25, legend=BELOW, uirevision="keep")
 
 
@@ -40,7 +42,14 @@ def rungs(rows: pd.DataFrame, what: str = "") -> go.Figure:
             look = {"mode": "markers", "marker": {"color": hue, "size": 12}, "error_x": bars | {"color": hue}}
             hover = f"{row.step}<br>{score} %{{x:+.1%}}, {row.low:+.1%} to {row.high:+.1%}<extra></extra>"
             figure.add_scatter(
-                x=[row.value], y=[row.step], hovertemplate=hover, showlegend=False, row=1, col=col, **look
+                x=[row.value],
+                y=[row.step],
+                name=f"{score}: {row.step}",
+                hovertemplate=hover,
+                showlegend=False,
+                row=1,
+                col=col,
+                **look,
             )
         figure.add_vline(x=0, line={"color": INK, "width": 1}, opacity=1, row=1, col=col)
     reach = 1.15 * max(rows["high"].abs().max(), rows["low"].abs().max(), 0.01)
@@ -134,13 +143,21 @@ def beside_paper(paper: pd.DataFrame, ours: pd.DataFrame, titles: Sequence[str])
         titles: of both.
     """
     figure = make_subplots(cols=2, subplot_titles=list(titles), horizontal_spacing=0.2)
-    for col, rows in ((1, paper), (2, ours)):
+    for col, (who, rows) in enumerate((("the paper", paper), ("ours", ours)), 1):
         values, hues = rows["percent"], [color(method_of(name)) for name in rows["method"]]
         words = values.map(lambda value: "" if pd.isna(value) else f"{value:.1f}")
         look = {"marker_color": hues, "text": words, "textposition": "outside", "cliponaxis": False}
         hover = "%{y}: %{x:.2f} %<extra></extra>"
         figure.add_bar(
-            x=values, y=rows["label"], orientation="h", hovertemplate=hover, showlegend=False, row=1, col=col, **look
+            x=values,
+            y=rows["label"],
+            name=who,
+            orientation="h",
+            hovertemplate=hover,
+            showlegend=False,
+            row=1,
+            col=col,
+            **look,
         )
         for at in values[rows["method"] == "base"].dropna():
             figure.add_vline(x=at, line={"color": INK, "dash": "dot", "width": 1.5}, layer="below", row=1, col=col)
@@ -154,8 +171,10 @@ def beside_paper(paper: pd.DataFrame, ours: pd.DataFrame, titles: Sequence[str])
     figure.update_xaxes(title_text="per cent; the axis does not begin at 0")
     figure.update_yaxes(autorange="reversed", ticks="", showline=False)
     figure.update_annotations(font_size=14)
-    height = 150 + 27 * max(len(paper), len(ours))
-    return styled(figure, height, "", uirevision="keep").update_layout(margin={"l": 200, "t": 50})
+    height = 190 + 27 * max(len(paper), len(ours))
+    return styled(figure, height, "Per cent solved; dotted: the base model", uirevision="keep").update_layout(
+        margin_l=200
+    )
 
 
 def exchanges(paper: pd.DataFrame, ours: pd.DataFrame, k: int | str) -> go.Figure:
@@ -167,8 +186,8 @@ def exchanges(paper: pd.DataFrame, ours: pd.DataFrame, k: int | str) -> go.Figur
     """
     names = ["the paper: greedy", "our miniature: Pass@1"]
     figure = make_subplots(cols=2, subplot_titles=names, horizontal_spacing=0.08, shared_yaxes=True)
-    for col, rows in ((1, paper), (2, ours)):
-        look = {"mode": "markers", "showlegend": False}
+    for col, (who, rows) in enumerate((("the paper", paper), ("ours", ours)), 1):
+        look = {"mode": "markers", "showlegend": False, "name": who}
         marker = {"color": [color(method_of(name)) for name in rows["method"]], "size": 12}
         hover = f"%{{text}}<br>one answer %{{x:+.1f}} points, Pass@{k} %{{y:+.1f}} points<extra></extra>"
         figure.add_scatter(
@@ -207,6 +226,12 @@ def placed(
     mine = scores.loc[domain].xs("test", level="split").loc[[name]].groupby("strength", dropna=False).mean()
     for strength, row in mine.iterrows():
         words = "yours" if pd.isna(strength) else f"yours, η = {strength:g}"
-        look = {"showarrow": True, "arrowwidth": 2, "arrowcolor": color(name), "ax": 0, "ay": -48}
+        look = {
+            "showarrow": True,
+            "arrowwidth": 2,
+            "arrowcolor": color(name),
+            "ax": -56,
+            "ay": 44,
+        }  # below the front is room
         figure.add_annotation(x=row["Pass@1"], y=row[height], text=f"<b>{words}</b>", standoff=8, **look)
     return figure
