@@ -14,6 +14,7 @@ import inspect
 import math
 import numbers
 import pkgutil
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -56,7 +57,14 @@ class Result:
     def _repr_html_(self) -> str:
         hue = _LOOKS[self.right][1]
         style = f"border-left: 4px solid {hue}; padding: 4px 12px; color: {hue}; background: #FFFFFF"
-        return f'<div role="status" style="{style}">{html.escape(repr(self))}</div>'
+        words = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(repr(self)))
+        return f'<div role="status" style="{style}">{words}</div>'
+
+
+class _Line(str):
+    """A text that a notebook shows without quotes."""
+
+    __repr__ = str.__str__
 
 
 def exercise(name: str) -> Callable:
@@ -109,9 +117,8 @@ def progress(notebook: str) -> str:
     names = [name for name in CHECKS if name.startswith(f"{notebook}-")]
     right = [name for name in names if _given.get(name)]
     open_ones = ", ".join(name for name in names if name not in right)
-    return f"Exercises of notebook {notebook}: {len(right)} of {len(names)} right" + (
-        f"; still open: {open_ones}." if open_ones else ". All done."
-    )
+    done = f"; still open: {open_ones}." if open_ones else ". All done."
+    return _Line(f"Exercises of notebook {notebook}: {len(right)} of {len(names)} right{done}")
 
 
 # ---- what checks are made of -----------------------------------------------------------------------------------------

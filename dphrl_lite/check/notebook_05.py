@@ -26,7 +26,7 @@ def two_rules(given):
                 raise Hint(f"{rule}: {name} has {right[place]} right among the {looked_at} that this rule looks at.")
             if name not in names and place in perfect:
                 raise Hint(
-                    f"{rule}: {name} is missing. The rule says *at least*, and does not look beyond its answers."
+                    f"{rule}: {name} is missing. The rule says at least, and does not look beyond its answers."
                 )
     return "Neither rule contains the other: the script's is shorter, not stricter."
 
@@ -47,7 +47,7 @@ def by_luck(given):
             continue
         typical = {
             luck - at_least(threshold + 1, samples): "That is the chance of exactly that many. More would do as well.",
-            at_least(threshold + 1, samples): "That is the chance of *more* than the threshold. At least is asked for.",
+            at_least(threshold + 1, samples): "That is the chance of more than the threshold. At least is asked for.",
             1 - luck: "That is the chance of fewer: the problem does not look near-perfect.",
             0.5**threshold: "You ask for so many in a row. Which of the answers are right does not matter.",
             100 * luck: "Give a probability between 0 and 1, not per cent.",
@@ -111,7 +111,7 @@ def halved(given):
         why = nearest(whole, typical, "what does each token contribute to the answer's probability?", 1e-4)
         raise Hint(f"`whole answer`: {why}.")
     if not close(penalty, at(math.log(0.5)), 1e-3):
-        typical = {tokens * at(math.log(0.5)): "the penalty is a *mean* over tokens, not a sum"}
+        typical = {tokens * at(math.log(0.5)): "the penalty is a mean over tokens, not a sum"}
         typical |= {
             at(tokens * math.log(0.5)): "f is taken of each token's u, then the mean; not of the whole answer's u"
         }

@@ -17,7 +17,7 @@ def held(given):
         return "And not one activation yet: the first bar below is longer."
     typical = {
         one: "That is one copy, the weights themselves. What else does the text count?",
-        3 * one: "AdamW keeps *two* moments of each weight, and the reference is there, too.",
+        3 * one: "AdamW keeps two moments of each weight, and the reference is there, too.",
         4 * one: "One of the five is missing. Have you counted the reference model, and both moments?",
         5 * one / 2: "That would be 16 bits for each number. float32 has 32.",
         5 * one / 4: "That many billion numbers. How many bytes has each?",
@@ -46,14 +46,14 @@ def blocks(given):
 def _what_is_wrong(back: torch.Tensor, weight: torch.Tensor, block: int) -> str:
     if close(back, quantisation.round_trip(weight, "int4", weight.numel()), 1e-5):
         return (
-            "One weight of 40 is the scale of *all* weights, and nearly all of them come back as 0. Who shares a scale?"
+            "One weight of 40 is the scale of all weights, and nearly all of them come back as 0. Who shares a scale?"
         )
     if close(back, quantisation.round_trip(weight, "int4", weight.shape[1]), 1e-5):
         return f"Each row has a scale of its own. Asked for is one for each {block} weights, the argument `block`."
     if back.abs().max() <= 1:
         return "The weights come back in units of their block's largest. Multiply by it again."
     if (back[0, :block] - quantisation.round_trip(weight, "int4", block)[0, :block]).abs().max() > 1:
-        return "The outlier is *negative* and does not come back as it was. Is the largest weight taken by its size?"
+        return "The outlier is negative and does not come back as it was. Is the largest weight taken by its size?"
     return f"With blocks of {block}, some weights come back otherwise than with a scale for each block of {block}."
 
 
@@ -111,7 +111,7 @@ def break_even(given):
         return "Below it DPH-JS does less work than reverse KL, above it more. The release's 256 to 512 lie below."
     typical = {
         fresh: "Reading a token costs 2N, training on one 6N: they are not worth the same.",
-        fresh * train / read: "The other way round: a rehearsed token costs *more* than one that the reference reads.",
+        fresh * train / read: "The other way round: a rehearsed token costs more than one that the reference reads.",
         batch.problems * read / train: "Those are problems. Each has 16 answers, and the reference reads them all.",
         batch.rehearsed: "That is the default. At which number are the two costs equal?",
         fresh * read / (train + read): "Rehearsed tokens are trained on at 6N; that is all that they cost.",

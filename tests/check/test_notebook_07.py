@@ -43,7 +43,7 @@ ONE = 7.6 * 4
 HELD = {"all weights, dph-js": 1, "all weights, rkl": 2, "adapter, dph-js": 1, "adapter, rkl": 1}
 WRONG = [
     ("07-1", ONE, "one copy"),
-    ("07-1", 3 * ONE, "*two* moments"),
+    ("07-1", 3 * ONE, "two moments"),
     ("07-1", 4 * ONE, "One of the five is missing"),
     ("07-1", 2.5 * ONE, "16 bits"),
     ("07-1", 5 * 7.6, "How many bytes"),
