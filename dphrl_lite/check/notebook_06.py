@@ -41,8 +41,7 @@ def advantage_by_hand(given):
     wrongs = {
         wrong: "That is the advantage of a wrong answer. What is r of the right one?",
         centred: "That is r minus the group mean. It still has to be divided by the group's standard deviation.",
-        centred
-        / rewards.std(): "Your standard deviation divides the sum of squares by 4. A sample's divides by 4 − 1.",
+        centred / rewards.std(): "Your std divides the sum of squares by 4. A sample's divides it by 4 − 1.",
         centred / rewards.var(ddof=1): "You divided by the variance. The standard deviation is its root.",
         1.0: "Is 1 the reward, or did you leave out the mean? A compares the reward with the group's mean.",
     }
