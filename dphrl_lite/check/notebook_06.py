@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from dphrl_lite import passk
-from dphrl_lite.check import EMPTY, Empty, Hint, call, close, exercise, number
+from dphrl_lite.check import Hint, call, close, exercise, nearest, number, parts
 from dphrl_lite.objectives import METHODS, group_advantages, rehearsal_loss
 
 BEFORE, AFTER = ([30], [5]), ([90], [1])  # right ones of 100, of two problems, as in the notebook
@@ -41,19 +41,16 @@ def advantage_by_hand(given):
     wrongs = {
         wrong: "That is the advantage of a wrong answer. What is r of the right one?",
         centred: "That is r minus the group mean. It still has to be divided by the group's standard deviation.",
-        centred
-        / rewards.std(): "Your standard deviation divides the sum of squares by 4. A sample's divides by 4 − 1.",
+        centred / rewards.std(): "Your std divides the sum of squares by 4. A sample's divides it by 4 − 1.",
         centred / rewards.var(ddof=1): "You divided by the variance. The standard deviation is its root.",
         1.0: "Is 1 the reward, or did you leave out the mean? A compares the reward with the group's mean.",
     }
     if close(advantage, right, 0.005):
         return "The three wrong answers share the same weight with the opposite sign."
-    for value, hint in wrongs.items():
-        if close(advantage, value, 0.005):
-            raise Hint(hint)
-    raise Hint(
+    general = (
         "First the mean of the four rewards, then the four squared distances from it. A has three parts: r, mean, std."
     )
+    raise Hint(nearest(advantage, wrongs, general))
 
 
 @exercise("06-3")
@@ -83,11 +80,7 @@ def advantages_by_group(given):
 @exercise("06-4")
 def slopes_at_the_start(given):
     """The slope of two penalties in log u where policy and reference are equal."""
-    if not isinstance(given, dict) or set(given) != {"sft", "dph-f"}:
-        raise Hint("Keep the dictionary with the two names, and put a number beside each.")
-    if any(value is ... for value in given.values()):
-        raise Empty(EMPTY)
-    sft, dph = (number(given[name]) for name in ("sft", "dph-f"))
+    sft, dph = map(number, parts(given, ("sft", "dph-f")))
     truth = [_slope_at_one(METHODS[name]) for name in ("sft", "dph-f")]
     if close([sft, dph], truth, 1e-3):
         return "Cross-entropy pulls from the first step on; f(u) waits until the policy has moved."

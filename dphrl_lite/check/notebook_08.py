@@ -6,7 +6,7 @@ from math import comb
 import numpy as np
 
 from dphrl_lite import conclusions, frontier, passk
-from dphrl_lite.check import EMPTY, Empty, Hint, call, choice, close, exercise, number
+from dphrl_lite.check import Hint, call, choice, close, exercise, nearest, number, parts
 
 COUNTS = ((64, 22, 4), (4, 1, 2), (16, 0, 8), (16, 16, 1), (64, 1, 64), (10, 8, 5))  # n, c, k; the last: k > n − c
 FRONTS = {"A": ((0.40, 0.44), (0.97, 0.93)), "B": ((0.36, 0.42), (0.98, 0.92))}  # Pass@1, Pass@64, as in the notebook
@@ -59,12 +59,10 @@ def ways_kept(given):
     }
     if close(share, grpo / base, 0.015):
         return "Pass@64 hardly noticed: one way to be right is enough for it."
-    for value, hint in wrongs.items():
-        if close(share, value, 0.015):
-            raise Hint(hint)
-    if share > 0.95:
+    if 0.95 < share <= 1:
         raise Hint("Nearly all: that is Pass@64, or the column next to the right one. Look at `distinct`.")
-    raise Hint("Two numbers of the column `distinct`, domain sql: divide the one of grpo by the one of base.")
+    general = "Two numbers of the column `distinct`, domain sql: divide the one of grpo by the one of base."
+    raise Hint(nearest(share, wrongs, general, 0.015))
 
 
 @exercise("08-3")
@@ -109,13 +107,9 @@ def at_equal_pass_at_1(given):
 @exercise("08-5")
 def verdicts(given):
     """What three intervals say about three claims."""
-    if not isinstance(given, dict) or set(given) != set(INTERVALS):
-        raise Hint("Keep the dictionary with its three names, and put one of the three verdicts beside each.")
-    if any(value is ... for value in given.values()):
-        raise Empty(EMPTY)
-    for claim, (low, high, within) in INTERVALS.items():
-        said, truth = choice(given[claim], VERDICTS), conclusions.verdict(low, high, within)
-        if said == truth:
+    for (claim, (low, high, within)), said in zip(INTERVALS.items(), parts(given, INTERVALS), strict=True):
+        truth = conclusions.verdict(low, high, within)
+        if choice(said, VERDICTS) == truth:
             continue
         if low <= -within <= high:
             raise Hint(f"{claim!r}: the interval holds differences that fit the claim, and others that do not.")

@@ -34,7 +34,7 @@ WRONG = [
     ("06-4", {"sft": 1, "dph-f": 0}, "positive slope"),
     ("06-4", {"sft": 0, "dph-f": 0}, "slope of −d"),
     ("06-4", {"sft": -1, "dph-f": -1}, "all three terms"),
-    ("06-4", -1, "dictionary"),
+    ("06-4", -1, "A dict with the keys"),
     ("06-5", lambda logp, ref, mask: f(logp, ref).mean(), "padding still counts"),
     ("06-5", lambda logp, ref, mask: (f(logp, ref) * mask).mean(), "but still counted"),
     ("06-5", lambda logp, ref, mask: (f(logp, ref) * mask).sum() / len(mask), "number of answers"),

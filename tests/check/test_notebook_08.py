@@ -42,7 +42,7 @@ WRONG = [
     ("08-5", RIGHT | {"keeps base": "cannot be told"}, "lose a point"),
     ("08-5", RIGHT | {"reaches GRPO": "cannot be told"}, "On which side"),
     ("08-5", RIGHT | {"keeps base": "no idea"}, "Choose one of"),
-    ("08-5", "holds", "dictionary"),
+    ("08-5", "holds", "A dict with the keys"),
 ]
 
 
