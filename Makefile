@@ -32,7 +32,7 @@ NO_NEWS := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test book solutions frontier class lint format doctor constraints clean again
+.PHONY: help lab test book pictures solutions frontier class lint format doctor constraints clean again
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -103,6 +103,9 @@ format: $(INSTALLED) ## put style right and strip the notebooks' outputs
 
 book: $(INSTALLED) ## make the static edition of all notebooks in book/, executed (QUICK=1: at the tests' small sizes)
 	@$(RUN) -m dphrl_lite.book $(if $(QUICK),--quick)
+
+pictures: $(INSTALLED) ## make README's pictures again, in notebooks/images (needs Chromium)
+	@DPHRL_REQUIRE_BROWSER=1 DPHRL_SCREENSHOTS=notebooks/images $(RUN) -m pytest tests/browser/test_pictures.py
 
 solutions: $(INSTALLED) ## write notebooks/solutions/ again from the notebooks' exercises
 	@$(RUN) -m dphrl_lite.solutions
