@@ -32,7 +32,7 @@ NO_NEWS := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test solutions frontier class lint format doctor constraints clean again
+.PHONY: help lab test book pictures solutions frontier class lint format doctor constraints clean again
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -100,6 +100,12 @@ lint: $(INSTALLED) ## check style (stages 1 and 3 of make test)
 format: $(INSTALLED) ## put style right and strip the notebooks' outputs
 	@$(RUN) -m ruff check --fix --exit-zero --quiet . && $(RUN) -m ruff format . && $(RUN) -m nbstripout --keep-id $(NOTEBOOKS)
 	@$(RUN) -m ruff check .
+
+book: $(INSTALLED) ## make the static edition of all notebooks in book/, executed (QUICK=1: at the tests' small sizes)
+	@$(RUN) -m dphrl_lite.book $(if $(QUICK),--quick)
+
+pictures: $(INSTALLED) ## make README's pictures again, in notebooks/images (needs Chromium)
+	@DPHRL_REQUIRE_BROWSER=1 DPHRL_SCREENSHOTS=notebooks/images $(RUN) -m pytest tests/browser/test_pictures.py
 
 solutions: $(INSTALLED) ## write notebooks/solutions/ again from the notebooks' exercises
 	@$(RUN) -m dphrl_lite.solutions

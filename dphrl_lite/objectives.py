@@ -71,6 +71,7 @@ _FIXED = {
         ),
     )
 }
+_BUILT_IN = frozenset(_FIXED)
 _SHORT = {"dph-f": "forward_kl", "dph-js": "js", "dph-alpha": "alpha"}
 
 
@@ -99,6 +100,21 @@ class _Methods(Mapping):
 
 
 METHODS: Mapping[str, Method] = _Methods()
+
+
+def register(method: Method) -> Method:
+    """Make a method, a new combination of the parts, usable by name: in `METHODS`, `train`, the widgets, recipes.
+
+    Returns the method. Registering a name again replaces it, so that a notebook cell can be run twice.
+
+    Raises:
+        ValueError: a name of the kit's, or one that begins with "dph-", which names a registered divergence.
+    """
+    if method.name in _BUILT_IN or method.name.startswith("dph-"):
+        taken = "is built in" if method.name in METHODS else "would name a divergence: see divergences.register"
+        raise ValueError(f"the method name {method.name!r} {taken}; give yours another name")
+    _FIXED[method.name] = method
+    return method
 
 
 def group_advantages(rewards: Tensor) -> Tensor:

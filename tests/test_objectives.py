@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import log_softmax
 
-from dphrl_lite import divergences, worlds
+from dphrl_lite import divergences, objectives, worlds
 from dphrl_lite.divergences import Divergence
 from dphrl_lite.objectives import (
     METHODS,
@@ -571,3 +571,19 @@ def test_a_group_of_equal_rewards_contributes_nothing():
     advantages = group_advantages(torch.tensor([[1.0, 1.0, 1.0, 1.0]]))[0]
     clipped_loss(logp, logp.detach() - 0.1, advantages, torch.ones(4, 3), 0.2, 0.28).loss.backward()
     assert not logp.grad.any()
+
+
+def test_a_registered_method_is_used_by_name_and_may_be_replaced(monkeypatch):
+    monkeypatch.setattr(objectives, "_FIXED", dict(objectives._FIXED))
+    for strength in (1.0, 2.0):
+        mine = objectives.Method("mine", "all", "a test", penalty="rehearsal_f", divergence="js", strength=strength)
+        assert objectives.register(mine) is METHODS["mine"]
+    assert METHODS["mine"].strength == 2.0 and "mine" in list(METHODS)
+
+
+@pytest.mark.parametrize(("name", "why"), [("grpo", "built in"), ("dph-js", "built in"), ("dph-new", "divergence")])
+def test_names_of_the_kit_are_kept(name, why):
+    before = dict(METHODS)
+    with pytest.raises(ValueError, match=why):
+        objectives.register(objectives.Method(name, "all", "a test"))
+    assert dict(METHODS) == before
