@@ -230,8 +230,8 @@ def placed(
             "showarrow": True,
             "arrowwidth": 2,
             "arrowcolor": color(name),
-            "ax": -56,
-            "ay": 44,
+            "ax": -64,
+            "ay": 92,
         }  # below the front is room
         figure.add_annotation(x=row["Pass@1"], y=row[height], text=f"<b>{words}</b>", standoff=8, **look)
     return figure
