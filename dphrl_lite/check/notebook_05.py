@@ -25,9 +25,7 @@ def two_rules(given):
             if name in names and place not in perfect:
                 raise Hint(f"{rule}: {name} has {right[place]} right among the {looked_at} that this rule looks at.")
             if name not in names and place in perfect:
-                raise Hint(
-                    f"{rule}: {name} is missing. The rule says at least, and does not look beyond its answers."
-                )
+                raise Hint(f"{rule}: {name} is missing. The rule says at least, and does not look beyond its answers.")
     return "Neither rule contains the other: the script's is shorter, not stricter."
 
 
