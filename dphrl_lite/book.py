@@ -70,6 +70,7 @@ main { max-width: 1080px; margin: 0 auto; padding: 0 12px 40px; }
 .jp-RenderedHTMLCommon table { margin-left: 0; }
 .jp-RenderedMarkdown th { text-align: left !important; }
 .jp-OutputPrompt, .jp-InputPrompt { display: none; }
+.MJX_Assistive_MathML * { font-family: serif !important; } /* read aloud, not shown: no font of MathJax is asked for */
 @media (max-width: 700px) { .jp-Notebook { padding: 0; } }
 """
 
