@@ -23,6 +23,7 @@ from nbconvert import HTMLExporter
 from plotly.offline import get_plotlyjs
 
 from dphrl_lite.checkpoint import write_whole
+from dphrl_lite.figures import page
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOKS = REPOSITORY / "notebooks"
@@ -40,7 +41,7 @@ LIVE = (
 
 TEMPLATE = """
 {% extends 'lab/index.html.j2' %}
-{% block html_head_js_requirejs %}<script src="plotly.min.js"></script>{% endblock %}
+{% block html_head_js_requirejs %}<script src="plotly.min.js"></script><script src="book.js"></script>{% endblock %}
 {% block jupyter_widgets %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
 {% block html_head_js_mathjax %}
@@ -142,9 +143,9 @@ def executed(notebook: nbformat.NotebookNode, name: str, cache: Path) -> nbforma
 
 
 def figure_html(figure: dict) -> str:
-    """A plotly figure, as a dict with data and layout, drawn by the page's one plotly.js."""
-    config = {"displaylogo": False, "responsive": True}
-    shown = {"data": figure.get("data", []), "layout": figure.get("layout", {})}
+    """A plotly figure, as a dict with data and layout, drawn by the page's one plotly.js; its words and buttons by `page`."""
+    shown = page.described({"data": figure.get("data", []), "layout": figure.get("layout", {})})
+    config = {**page.CONFIG, "responsive": True}
     return pio.to_html(shown, config=config, include_plotlyjs=False, full_html=False, validate=False)
 
 
@@ -234,7 +235,7 @@ def navigation(titles: dict[str, str], name: str) -> str:
         (f"{titles[names[i + 1]]} →" if names[i + 1 :] else ""),
     )
     words = ((names[i - 1], before), ("index", "all pages"), (names[(i + 1) % len(names)], after))
-    links = (f'<a href="{page}.html">{html.escape(text)}</a>' if text else "<span></span>" for page, text in words)
+    links = (f'<a href="{to}.html">{html.escape(text)}</a>' if text else "<span></span>" for to, text in words)
     return f'<nav class="book-navigation" aria-label="pages">{"".join(links)}</nav>'
 
 
@@ -246,8 +247,8 @@ def write_page(notebook: nbformat.NotebookNode, name: str, folder: Path, out: Pa
             cell.source = relinked(cell.source, folder, out)
     exporter = HTMLExporter(raw_template=TEMPLATE, embed_images=True)
     resources = {"metadata": {"name": name, "path": f"{folder}"}, "navigation": navigation}
-    page, _ = exporter.from_notebook_node(notebook, resources)
-    (out / f"{name}.html").write_text(page)
+    text, _ = exporter.from_notebook_node(notebook, resources)
+    (out / f"{name}.html").write_text(text)
 
 
 def build(out: Path, quick: bool = False, folder: Path = NOTEBOOKS, cache: Path | None = None) -> list[Path]:
@@ -278,6 +279,7 @@ def build(out: Path, quick: bool = False, folder: Path = NOTEBOOKS, cache: Path 
 def write_library(out: Path) -> None:
     """Write what all pages share: plotly.js, MathJax without what no page asks for, the style."""
     (out / "plotly.min.js").write_text(get_plotlyjs())
+    (out / "book.js").write_text(page.SCRIPT)
     (out / "book.css").write_text(STYLE)
     mathjax = Path(jupyter_server_mathjax.__file__).parent / "static"
     skipped = shutil.ignore_patterns("localization", "a11y")

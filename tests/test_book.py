@@ -83,6 +83,7 @@ def test_no_page_loads_anything_from_elsewhere(pages):
         loaded = re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="([^"]*)"', pages[name])
         assert {url.partition("?")[0] for url in loaded if not url.startswith("data:")} == {
             "plotly.min.js",
+            "book.js",
             "mathjax/MathJax.js",
             "book.css",
         }
@@ -125,6 +126,10 @@ def test_notebooks_run_in_one_folder_in_order_and_outside_the_tree(pages, folder
 def test_a_figure_is_there_to_be_drawn(pages):
     assert body(pages["00_first"]).count("Plotly.newPlot(") == 1
     assert '"still"' in pages["00_first"]
+
+
+def test_figures_say_themselves_in_words(pages):
+    assert '"alt":"still' in pages["00_first"] and '"alt":"moving' in pages["01_second"]
 
 
 def test_a_widget_shows_its_figures_and_what_its_controls_say(pages):
