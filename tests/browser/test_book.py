@@ -2,9 +2,7 @@
 
 import pytest
 
-book = pytest.importorskip(
-    "dphrl_lite.book", reason="the book needs nbconvert and jupyter_server_mathjax", exc_type=ImportError
-)
+from dphrl_lite import book
 
 UNSAID = """() => [...document.querySelectorAll(".plotly-graph-div")]
   .filter(figure => !figure.querySelector(".main-svg[role=img][aria-label]")).map(figure => figure.id)"""
