@@ -113,6 +113,15 @@ def logic() -> str:
     return digest(*(path.read_bytes() for path in sorted(files) if path != Path(__file__).resolve()))
 
 
+def current(cache: Path, edition: str) -> Path:
+    """The folder below `cache` for what the present package and data make; what earlier ones made is removed."""
+    present = cache / f"{logic()}{edition}"
+    for old in cache.glob(f"*{edition}"):
+        if old != present:
+            shutil.rmtree(old)
+    return present
+
+
 def executed(notebook: nbformat.NotebookNode, name: str, cache: Path) -> nbformat.NotebookNode:
     """`notebook` with the outputs of its code, run in `cache` after the notebooks before it, or as an earlier call kept them.
 
@@ -260,7 +269,7 @@ def build(out: Path, quick: bool = False, folder: Path = NOTEBOOKS, cache: Path 
     Raises:
         RuntimeError: a cell of a notebook fails. Notebooks before it are kept and not run again.
     """
-    cache = (cache or CACHE) / (logic() + ("-quick" if quick else ""))
+    cache = current(cache or CACHE, "-quick" if quick else "-full")
     paths, books = sources(folder), {}
     for i, path in enumerate(paths, 1):
         print(f"[{i}/{len(paths)}] {path.stem}", flush=True)
