@@ -6,7 +6,7 @@ and `bandits` (the same, where everything can be computed exactly); `tasks` (ver
 `tracking` (the method), `checkpoint` under all that writes, and `sharding` under all that holds weights; `quantisation`,
 `lowrank`, `memory` with `budget`, and `costs` (what a large model takes); `evaluation` and `export` (what becomes of a
 policy), `experiments` with `frontier` and `conclusions`; `figures`, `widgets`, `settings`, `cli`, `doctor` (what people
-look at and type). A room only imports rooms below it.
+look at and type), `install` and `book` (notebooks where the kit is not, and without Python). A room only imports rooms below it.
 """
 
 __version__ = "0.1.0"

@@ -23,6 +23,7 @@ from nbconvert import HTMLExporter
 from plotly.offline import get_plotlyjs
 
 from dphrl_lite.checkpoint import write_whole
+from dphrl_lite.figures import page
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOKS = REPOSITORY / "notebooks"
@@ -40,7 +41,7 @@ LIVE = (
 
 TEMPLATE = """
 {% extends 'lab/index.html.j2' %}
-{% block html_head_js_requirejs %}<script src="plotly.min.js"></script>{% endblock %}
+{% block html_head_js_requirejs %}<script src="plotly.min.js"></script><script src="book.js"></script>{% endblock %}
 {% block jupyter_widgets %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
 {% block html_head_js_mathjax %}
@@ -70,6 +71,7 @@ main { max-width: 1080px; margin: 0 auto; padding: 0 12px 40px; }
 .jp-RenderedHTMLCommon table { margin-left: 0; }
 .jp-RenderedMarkdown th { text-align: left !important; }
 .jp-OutputPrompt, .jp-InputPrompt { display: none; }
+.MJX_Assistive_MathML * { font-family: serif !important; } /* read aloud, not shown: no font of MathJax is asked for */
 @media (max-width: 700px) { .jp-Notebook { padding: 0; } }
 """
 
@@ -111,6 +113,15 @@ def logic() -> str:
     return digest(*(path.read_bytes() for path in sorted(files) if path != Path(__file__).resolve()))
 
 
+def current(cache: Path, edition: str) -> Path:
+    """The folder below `cache` for what the present package and data make; what earlier ones made is removed."""
+    present = cache / f"{logic()}{edition}"
+    for old in cache.glob(f"*{edition}"):
+        if old != present:
+            shutil.rmtree(old)
+    return present
+
+
 def executed(notebook: nbformat.NotebookNode, name: str, cache: Path) -> nbformat.NotebookNode:
     """`notebook` with the outputs of its code, run in `cache` after the notebooks before it, or as an earlier call kept them.
 
@@ -141,9 +152,9 @@ def executed(notebook: nbformat.NotebookNode, name: str, cache: Path) -> nbforma
 
 
 def figure_html(figure: dict) -> str:
-    """A plotly figure, as a dict with data and layout, drawn by the page's one plotly.js."""
-    config = {"displaylogo": False, "responsive": True}
-    shown = {"data": figure.get("data", []), "layout": figure.get("layout", {})}
+    """A plotly figure, as a dict with data and layout, drawn by the page's one plotly.js; its words and buttons by `page`."""
+    shown = page.described({"data": figure.get("data", []), "layout": figure.get("layout", {})})
+    config = {**page.CONFIG, "responsive": True}
     return pio.to_html(shown, config=config, include_plotlyjs=False, full_html=False, validate=False)
 
 
@@ -233,7 +244,7 @@ def navigation(titles: dict[str, str], name: str) -> str:
         (f"{titles[names[i + 1]]} →" if names[i + 1 :] else ""),
     )
     words = ((names[i - 1], before), ("index", "all pages"), (names[(i + 1) % len(names)], after))
-    links = (f'<a href="{page}.html">{html.escape(text)}</a>' if text else "<span></span>" for page, text in words)
+    links = (f'<a href="{to}.html">{html.escape(text)}</a>' if text else "<span></span>" for to, text in words)
     return f'<nav class="book-navigation" aria-label="pages">{"".join(links)}</nav>'
 
 
@@ -245,8 +256,8 @@ def write_page(notebook: nbformat.NotebookNode, name: str, folder: Path, out: Pa
             cell.source = relinked(cell.source, folder, out)
     exporter = HTMLExporter(raw_template=TEMPLATE, embed_images=True)
     resources = {"metadata": {"name": name, "path": f"{folder}"}, "navigation": navigation}
-    page, _ = exporter.from_notebook_node(notebook, resources)
-    (out / f"{name}.html").write_text(page)
+    text, _ = exporter.from_notebook_node(notebook, resources)
+    (out / f"{name}.html").write_text(text)
 
 
 def build(out: Path, quick: bool = False, folder: Path = NOTEBOOKS, cache: Path | None = None) -> list[Path]:
@@ -258,7 +269,7 @@ def build(out: Path, quick: bool = False, folder: Path = NOTEBOOKS, cache: Path 
     Raises:
         RuntimeError: a cell of a notebook fails. Notebooks before it are kept and not run again.
     """
-    cache = (cache or CACHE) / (logic() + ("-quick" if quick else ""))
+    cache = current(cache or CACHE, "-quick" if quick else "-full")
     paths, books = sources(folder), {}
     for i, path in enumerate(paths, 1):
         print(f"[{i}/{len(paths)}] {path.stem}", flush=True)
@@ -277,6 +288,7 @@ def build(out: Path, quick: bool = False, folder: Path = NOTEBOOKS, cache: Path 
 def write_library(out: Path) -> None:
     """Write what all pages share: plotly.js, MathJax without what no page asks for, the style."""
     (out / "plotly.min.js").write_text(get_plotlyjs())
+    (out / "book.js").write_text(page.SCRIPT)
     (out / "book.css").write_text(STYLE)
     mathjax = Path(jupyter_server_mathjax.__file__).parent / "static"
     skipped = shutil.ignore_patterns("localization", "a11y")

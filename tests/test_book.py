@@ -83,6 +83,7 @@ def test_no_page_loads_anything_from_elsewhere(pages):
         loaded = re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="([^"]*)"', pages[name])
         assert {url.partition("?")[0] for url in loaded if not url.startswith("data:")} == {
             "plotly.min.js",
+            "book.js",
             "mathjax/MathJax.js",
             "book.css",
         }
@@ -127,6 +128,10 @@ def test_a_figure_is_there_to_be_drawn(pages):
     assert '"still"' in pages["00_first"]
 
 
+def test_figures_say_themselves_in_words(pages):
+    assert '"alt":"still' in pages["00_first"] and '"alt":"moving' in pages["01_second"]
+
+
 def test_a_widget_shows_its_figures_and_what_its_controls_say(pages):
     page = body(pages["01_second"])
     assert page.count("Plotly.newPlot(") == 1 and '"moving"' in page
@@ -160,13 +165,20 @@ def test_what_has_not_changed_is_not_run_again(pages, folder, cache, tmp_path, n
 
 def test_new_words_need_no_new_run_and_new_code_does(pages, folder, cache, no_kernel):
     def build(cells):
-        return book.executed(nbformat.v4.new_notebook(cells=cells), "00_first", cache / f"{book.logic()}-quick")
+        return book.executed(nbformat.v4.new_notebook(cells=cells), "00_first", book.current(cache, "-quick"))
 
     old = [cell for cell in book.read(folder / "00_first.ipynb", quick=True).cells if cell.cell_type == "code"]
     found = build([words("# Other words"), *old])
     assert found.cells[2].outputs[0].text == "steps 2\n"
     with pytest.raises(AssertionError, match="a kernel was started"):
         build([words("# Other words"), *old, code("3")])
+
+
+def test_what_an_older_package_made_is_removed(tmp_path):
+    (tmp_path / "0123-quick/runs").mkdir(parents=True)
+    (tmp_path / "0123-full").mkdir()
+    assert book.current(tmp_path, "-quick").name == f"{book.logic()}-quick"
+    assert [path.name for path in tmp_path.iterdir()] == ["0123-full"]
 
 
 def test_a_cell_that_fails_is_an_error_that_names_the_notebook(tmp_path):

@@ -65,13 +65,12 @@ def test_conda_and_make_install_the_same_extras():
     assert set(line.split(",")) == set(EXTRAS)
 
 
-def test_conda_python_is_within_the_supported_range():
+def test_conda_python_is_one_supported_version():
+    """Binder's repo2docker sets up its own Python unless it finds `python =3.x`; a range would have it changed afterwards."""
     (entry,) = (entry for entry in conda()["dependencies"] if str(entry).startswith("python "))
-    conda_range, ours = SpecifierSet(entry.removeprefix("python ")), SpecifierSet(PROJECT["requires-python"])
-    taken = [f"3.{minor}" for minor in range(8, 20) if conda_range.contains(f"3.{minor}")]
-    assert taken, f"environment.yml takes no Python: {entry}"
-    assert taken[0] == min((s.version for s in ours if s.operator == ">="), default=None)
-    assert all(ours.contains(version) for version in taken)
+    version = re.fullmatch(r"python =(3\.\d+)", entry)
+    assert version, f"expected 'python =3.x' in environment.yml, found {entry!r}"
+    assert SpecifierSet(PROJECT["requires-python"]).contains(version[1])
 
 
 def test_conda_environment_has_the_name_of_the_project():
@@ -87,3 +86,9 @@ def test_licence_is_apache_2():
 
 def test_readme_named_by_the_metadata_is_there():
     assert (REPOSITORY / PROJECT["readme"]).is_file(), f"pyproject.toml names {PROJECT['readme']}, which is not there"
+
+
+def test_the_citation_names_this_version():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"] and citation["license"] == PROJECT["license"]
+    assert f"version = {{{PROJECT['version']}}}" in (REPOSITORY / "README.md").read_text()

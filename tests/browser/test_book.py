@@ -2,10 +2,10 @@
 
 import pytest
 
-book = pytest.importorskip(
-    "dphrl_lite.book", reason="the book needs nbconvert and jupyter_server_mathjax", exc_type=ImportError
-)
+from dphrl_lite import book
 
+UNSAID = """() => [...document.querySelectorAll(".plotly-graph-div")]
+  .filter(figure => !figure.querySelector(".main-svg[role=img][aria-label]")).map(figure => figure.id)"""
 TYPESET = "() => window.MathJax?.isReady && new Promise(done => MathJax.Hub.Queue(() => done(true)))"
 UNDRAWN = """() => [...document.querySelectorAll(".plotly-graph-div")]
   .filter(figure => !figure.querySelector(".main-svg")?.getBoundingClientRect().width).map(figure => figure.id)"""
@@ -41,6 +41,7 @@ def test_a_page_draws_its_figures_and_sets_its_tex_without_a_connection(reader, 
     reader.goto(edition[name].as_uri())
     reader.wait_for_function(TYPESET, timeout=60_000)
     reader.wait_for_function(f"() => ({UNDRAWN})().length === 0", timeout=60_000)
+    reader.wait_for_function(f"() => ({UNSAID})().length === 0", timeout=60_000)
     assert reader.evaluate(NOT_TYPESET) == []
     assert reader.evaluate(TEX_ERRORS) == []
     assert reader.evaluate(RAW_TEX) == []

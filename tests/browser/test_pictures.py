@@ -39,7 +39,7 @@ def test_the_explorer_in_use(notebook):
 @pytest.fixture
 def sharp(browser):
     """A page with two pixels for one, as a picture in a README wants."""
-    context = browser.new_context(viewport={"width": 1000, "height": 580}, device_scale_factor=2)
+    context = browser.new_context(viewport={"width": 1000, "height": 700}, device_scale_factor=2)
     yield context.new_page()
     context.close()
 
@@ -53,4 +53,4 @@ def test_the_front_of_the_shipped_runs(sharp):
     drawing = sharp.locator(".main-svg").first
     drawing.wait_for()
     assert sharp.locator(".scatterlayer .trace").count() >= len(figure.data)
-    keep(sharp.locator("body"), "front")
+    keep(sharp.locator(".svg-container"), "front")
