@@ -12,7 +12,7 @@ WRONG = [
     ("01-1", "reverse_kl", "without bound"),
     ("01-1", "js", "without bound"),
     ("01-1", "wasserstein", "Choose one of"),
-    ("01-2", {"forward_kl": PRICE["reverse_kl"], "reverse_kl": math.inf}, "other direction"),
+    ("01-2", {"forward_kl": 0.36, "reverse_kl": math.inf}, "other direction"),
     ("01-2", PRICE | {"forward_kl": 0.3}, "forward_kl: look at the term of C"),
     ("01-2", PRICE | {"reverse_kl": math.log(0.7)}, "sign"),
     ("01-2", PRICE | {"reverse_kl": -math.log2(0.7)}, "in bits"),
