@@ -14,8 +14,13 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.io.base_renderers import ColabRenderer, PlotlyRenderer
 
-# What a mode bar's PNG button saves without `SCRIPT`: the size on the page, in twice its pixels.
-CONFIG = {"displaylogo": False, "toImageButtonOptions": {"scale": 2, "width": None, "height": None}}
+# A mode bar without the button that sends the figure to its maker; its PNG button saves the size on the page, in twice its
+# pixels, also where `SCRIPT` does not run.
+CONFIG = {
+    "displaylogo": False,
+    "showSendToCloud": False,
+    "toImageButtonOptions": {"scale": 2, "width": None, "height": None},
+}
 
 # Everything that plotly does not do itself, for each of its figures on the page, whoever drew it. It runs once a page.
 # - the words of `alt_text` on the drawing
@@ -83,7 +88,9 @@ def to_html(figure: go.Figure, **options) -> str:
 def described(figure: dict) -> dict:
     """`figure`, a plotly figure as a dict, with `alt_text` in its layout's `meta`, where `SCRIPT` finds it."""
     layout = figure.setdefault("layout", {})
-    layout["meta"] = {**(layout.get("meta") or {}), "alt": alt_text(figure)}
+    meta = layout.get("meta") or {}
+    if isinstance(meta, dict):  # a reader's own figure may hold something else there, and keeps it
+        layout["meta"] = {**meta, "alt": alt_text(figure)}
     return figure
 
 
