@@ -23,6 +23,7 @@ from nbconvert import HTMLExporter
 from plotly.offline import get_plotlyjs
 
 from dphrl_lite.checkpoint import write_whole
+from dphrl_lite.figures.page import CONFIG, SCRIPT
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOKS = REPOSITORY / "notebooks"
@@ -40,7 +41,7 @@ LIVE = (
 
 TEMPLATE = """
 {% extends 'lab/index.html.j2' %}
-{% block html_head_js_requirejs %}<script src="plotly.min.js"></script>{% endblock %}
+{% block html_head_js_requirejs %}<script src="plotly.min.js"></script><script src="figures.js"></script>{% endblock %}
 {% block jupyter_widgets %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
 {% block html_head_js_mathjax %}
@@ -142,7 +143,7 @@ def executed(notebook: nbformat.NotebookNode, name: str, cache: Path) -> nbforma
 
 def figure_html(figure: dict) -> str:
     """A plotly figure, as a dict with data and layout, drawn by the page's one plotly.js."""
-    config = {"displaylogo": False, "responsive": True}
+    config = CONFIG | {"responsive": True}
     shown = {"data": figure.get("data", []), "layout": figure.get("layout", {})}
     return pio.to_html(shown, config=config, include_plotlyjs=False, full_html=False, validate=False)
 
@@ -275,8 +276,9 @@ def build(out: Path, quick: bool = False, folder: Path = NOTEBOOKS, cache: Path 
 
 
 def write_library(out: Path) -> None:
-    """Write what all pages share: plotly.js, MathJax without what no page asks for, the style."""
+    """Write what all pages share: plotly.js and what the kit adds to it, MathJax without what no page asks for, the style."""
     (out / "plotly.min.js").write_text(get_plotlyjs())
+    (out / "figures.js").write_text(SCRIPT)
     (out / "book.css").write_text(STYLE)
     mathjax = Path(jupyter_server_mathjax.__file__).parent / "static"
     skipped = shutil.ignore_patterns("localization", "a11y")

@@ -83,6 +83,7 @@ def test_no_page_loads_anything_from_elsewhere(pages):
         loaded = re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="([^"]*)"', pages[name])
         assert {url.partition("?")[0] for url in loaded if not url.startswith("data:")} == {
             "plotly.min.js",
+            "figures.js",
             "mathjax/MathJax.js",
             "book.css",
         }

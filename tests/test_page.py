@@ -143,7 +143,7 @@ TO_LAB = [
 ]
 # areas that words or lines stand on, lines of tables, and the answers that share a panel without being told apart
 TINTS = {"#FFFFFF", "#FDE7C7", "#FBC98A", "#F3A04A", "#E3782B", "#DDDDDD", "#EEEEEE", "#DCE9E4", "#F3E3DA"}
-TINTS |= {"#56B4E9", "#A6D4F2", "#7FC8A9"}
+TINTS |= {"#A6D4F2", "#7FC8A9"}
 
 
 def seen(hue, deficiency):

@@ -186,6 +186,7 @@ SCROLL_TO = """async (index) => {
   await notebook.scrollToItem(index, "start");
   return notebook.widgets.length;
 }"""
+END_KERNEL = "() => window.jupyterapp?.shell.currentWidget?.context?.sessionContext.shutdown()"
 OUTPUTS = """() => window.jupyterapp.shell.currentWidget.content.widgets
   .map(cell => cell.model.type === "code" ? cell.model.outputs.toJSON() : [])"""
 # ipywidgets' Output shows a traceback inside the widget, where the notebook's model does not see it
@@ -267,4 +268,6 @@ def notebook(browser, lab):
     page.set_default_timeout(60_000)
     watch.attach(page)
     yield NotebookPage(page, lab, watch)
+    if page.url.startswith(lab.url):
+        page.evaluate(END_KERNEL)  # each holds half a gigabyte
     context.close()

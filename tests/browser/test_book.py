@@ -9,6 +9,9 @@ book = pytest.importorskip(
 TYPESET = "() => window.MathJax?.isReady && new Promise(done => MathJax.Hub.Queue(() => done(true)))"
 UNDRAWN = """() => [...document.querySelectorAll(".plotly-graph-div")]
   .filter(figure => !figure.querySelector(".main-svg")?.getBoundingClientRect().width).map(figure => figure.id)"""
+# without its words for those who hear it, or a way to save it
+UNDRESSED = """() => [...document.querySelectorAll(".plotly-graph-div")].filter((figure) =>
+  !(figure.querySelector(".main-svg")?.ariaLabel?.length >= 20 && figure.querySelector(".dphrl-svg"))).map(figure => figure.id)"""
 NOT_TYPESET = """() => [...document.querySelectorAll("script[type^='math/tex']")]
   .filter(tex => !tex.previousElementSibling?.querySelector(".math > span")).map(tex => tex.textContent)"""
 TEX_ERRORS = "() => [...document.querySelectorAll('.MathJax_Error, .merror, .noError')].map(node => node.textContent)"
@@ -41,6 +44,7 @@ def test_a_page_draws_its_figures_and_sets_its_tex_without_a_connection(reader, 
     reader.goto(edition[name].as_uri())
     reader.wait_for_function(TYPESET, timeout=60_000)
     reader.wait_for_function(f"() => ({UNDRAWN})().length === 0", timeout=60_000)
+    reader.wait_for_function(f"() => ({UNDRESSED})().length === 0", timeout=10_000)
     assert reader.evaluate(NOT_TYPESET) == []
     assert reader.evaluate(TEX_ERRORS) == []
     assert reader.evaluate(RAW_TEX) == []
