@@ -21,6 +21,8 @@ HEAR_KERNEL = """() => {
   kernel.anyMessage.connect((_, { msg, direction }) => {
     const { msg_type } = msg.header, asked = msg.parent_header.msg_type;
     if (direction !== "recv" || asked === "execute_request") return;
+    // JupyterLab asks each new kernel for widgets, also one that has not imported ipywidgets yet
+    if (/No such comm target registered: jupyter.widget.control/.test(msg.content.text)) return;
     if (msg_type === "error") window.kernelErrors.push(`${msg.content.ename}: ${msg.content.evalue}`);
     if (msg_type === "stream" && msg.content.name === "stderr") window.kernelErrors.push(msg.content.text);
   });
@@ -192,7 +194,9 @@ def _move(notebook, cell, place: int, told: dict, report: Report, index: int) ->
         step(notebook.page, control)
         notebook.page.evaluate(SETTLED)
         notebook.page.wait_for_timeout(150)  # a second figure waits until the hand rests
-        changed |= cell.evaluate(SEEN) != seen
+        for _ in range(4):
+            changed = changed or cell.evaluate(SEEN) != seen
+            notebook.page.wait_for_timeout(0 if changed else 250)
     report.moved += 1
     if not changed:
         report.idle.append(f"cell {index}: {told['kind']} {told['name']!r}")
