@@ -102,7 +102,7 @@ class Live(ipywidgets.VBox):
 
     Args:
         controls: by the name under which `build` takes their values.
-        build: from the values to one figure or several; a string is shown as HTML.
+        build: from the values to one figure or several; a string is shown as HTML, text to select and to copy.
         extra: further widgets for the control row, without a value that `build` needs (buttons).
     """
 

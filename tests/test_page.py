@@ -51,13 +51,18 @@ def test_alt_text_stays_short_however_much_is_drawn():
     assert "run 15: from 0 to 15. and 184 more." in words(figure)
 
 
+def test_what_a_reader_keeps_in_a_figure_stays():
+    assert page.described({"layout": {"meta": ["mine"]}})["layout"]["meta"] == ["mine"]
+    assert page.described({"layout": {"meta": {"mine": 1}}})["layout"]["meta"]["mine"] == 1
+
+
 def test_a_page_of_its_own_holds_everything_and_asks_no_other_machine(tmp_path):
     figure = figures.gallery(["forward_kl"], toys.Modes())
     before = figure.to_dict()
     html = figures.to_html(figure)
     assert figure.to_dict() == before
     assert "forward KL: covers both modes" in html
-    assert "Download plot as an SVG" in html and "toImageButtonOptions" in html
+    assert "Download plot as an SVG" in html and "toImageButtonOptions" in html and '"showSendToCloud": false' in html
     assert 'src="http' not in html and "plotly.js v" in html
     assert len(figures.to_html(figure, include_plotlyjs=False, full_html=False)) < 60_000
 
@@ -138,7 +143,7 @@ TO_LAB = [
 ]
 # areas that words or lines stand on, lines of tables, and the answers that share a panel without being told apart
 TINTS = {"#FFFFFF", "#FDE7C7", "#FBC98A", "#F3A04A", "#E3782B", "#DDDDDD", "#EEEEEE", "#DCE9E4", "#F3E3DA"}
-TINTS |= {"#56B4E9", "#A6D4F2", "#7FC8A9"}
+TINTS |= {"#A6D4F2", "#7FC8A9"}
 
 
 def seen(hue, deficiency):
@@ -182,6 +187,7 @@ def test_coloured_words_can_be_read():
     table = estimators.compare(worlds.example(), estimators.names(), ["forward_kl"])
     told = figures.estimator_table(table, "forward_kl").to_json()
     told += figures.verdict("", True) + figures.verdict("", False)
+    told += figures.solved_flow(pd.Series({"keep": 3.0, "forget": 1.0, "gain": 2.0, "never": 4.0}), 2).layout.title.text
     told += figures.verdict_table(pd.DataFrame({"correct": [True, False]})).to_html()
     hues = set(re.findall(r"(?<!-)color['\"]?: ?['\"\[]*(#[0-9A-Fa-f]{6})", told)) - TINTS
     assert len(hues) >= 3 and min(map(style.contrast, hues)) >= 4.5

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dphrl_lite.errors import lookup
-from dphrl_lite.figures.style import BELOW, COLORS, DASHES, FAINT, INK, color, colors, faded, method_of, styled
+from dphrl_lite.figures.style import BELOW, COLORS, DASHES, FAINT, INK, color, colors, faded, ink, method_of, styled
 from dphrl_lite.passk import Outcomes
 
 _ESTIMATORS = {"unbiased": ("#0072B2", "solid"), "with replacement": ("#D55E00", "dash"), "first k": ("#6D7B81", "dot")}
@@ -72,7 +72,7 @@ def solved_flow(change: pd.Series, k: int, base: str = "base", trained: str = "t
     node |= {"x": [0.001, 0.001, 0.999, 0.999], "y": high, "hovertemplate": "%{label}<extra></extra>"}
     figure = go.Figure(go.Sankey(node=node, link=link, arrangement="fixed"))
     counts = " · ".join(
-        f"<span style='color:{hue}'><b>{part}</b></span> {change[part]:.1f}" for part, (hue, *_) in _PARTS.items()
+        f"<span style='color:{ink(hue)}'><b>{part}</b></span> {change[part]:.1f}" for part, (hue, *_) in _PARTS.items()
     )
     title = f"{whole:.0f} problems, k = {k}: {counts}"
     return styled(figure, 360, title).update_layout(margin={"l": 20, "r": 20, "b": 30})

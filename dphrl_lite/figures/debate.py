@@ -11,7 +11,7 @@ from dphrl_lite import debate, divergences, toys
 from dphrl_lite.figures.analysis import front, swept
 from dphrl_lite.figures.style import BELOW, COLORS, DASHES, FAINT, INK, color, method_of, styled
 
-_LEVERS = {"strength": "#4D4D4D", "divergence": "#56B4E9", "matched": "#0072B2"}
+_LEVERS = {"strength": "#4D4D4D", "divergence": "#1398F8", "matched": "#0072B2"}
 
 
 def levers(table: pd.DataFrame, score: str) -> go.Figure:

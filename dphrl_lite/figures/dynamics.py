@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from dphrl_lite import bandits, divergences
 from dphrl_lite.figures.style import BELOW, COLORS, color, styled
 
-_RIGHT = ("#00583F", "#009E73", "#56B4E9", "#0072B2", "#A6D4F2", "#7FC8A9")  # the largest, before or after
+_RIGHT = ("#00583F", "#009E73", "#1398F8", "#0072B2", "#A6D4F2", "#7FC8A9")  # the largest, before or after
 _OTHER_RIGHT, _WRONG = "#DCE9E4", "#F3E3DA"
 
 

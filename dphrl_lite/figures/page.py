@@ -14,8 +14,13 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.io.base_renderers import ColabRenderer, PlotlyRenderer
 
-# What a mode bar's PNG button saves without `SCRIPT`: the size on the page, in twice its pixels.
-CONFIG = {"displaylogo": False, "toImageButtonOptions": {"scale": 2, "width": None, "height": None}}
+# A mode bar without the button that sends the figure to its maker; its PNG button saves the size on the page, in twice its
+# pixels, also where `SCRIPT` does not run.
+CONFIG = {
+    "displaylogo": False,
+    "showSendToCloud": False,
+    "toImageButtonOptions": {"scale": 2, "width": None, "height": None},
+}
 
 # Everything that plotly does not do itself, for each of its figures on the page, whoever drew it. It runs once a page.
 # - the words of `alt_text` on the drawing
@@ -33,8 +38,10 @@ SCRIPT = """
   addEventListener("keydown", ({ target, key, ctrlKey, metaKey }) => target.closest?.(controls)
     && target.toggleAttribute("data-lm-suppress-shortcuts", key !== "Escape" && !ctrlKey && !metaKey), true);
 
-  const name = (plot) => (plot.layout?.title?.text ?? "figure").split("<br>")[0].replace(/<[^>]*>/g, "").toLowerCase()
-    .replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 60) || "figure";
+  const title = (plot) => plot.layout?.title?.text;
+  const words = (plot) => plot.layout?.meta?.alt || title(plot) || "figure";
+  const name = (plot) => (title(plot) || words(plot).split(". ")[0]).split("<br>")[0].replace(/<[^>]*>/g, "")
+    .toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 60) || "figure";
   const offer = (plot, png) => {
     const svg = png.cloneNode(true);
     let format = "png";
@@ -50,7 +57,7 @@ SCRIPT = """
   const dress = (plot) => {
     const [drawing, ...over] = plot.querySelectorAll(".main-svg");
     drawing.setAttribute("role", "img");
-    drawing.setAttribute("aria-label", plot.layout?.meta?.alt ?? plot.layout?.title?.text ?? "figure");
+    drawing.setAttribute("aria-label", words(plot));
     for (const part of over) part.setAttribute("aria-hidden", "true");
     const png = plot.querySelector(".modebar-btn[data-title='Download plot as a PNG']");
     if (png && !plot.querySelector(".dphrl-svg")) offer(plot, png);
@@ -83,7 +90,9 @@ def to_html(figure: go.Figure, **options) -> str:
 def described(figure: dict) -> dict:
     """`figure`, a plotly figure as a dict, with `alt_text` in its layout's `meta`, where `SCRIPT` finds it."""
     layout = figure.setdefault("layout", {})
-    layout["meta"] = {**(layout.get("meta") or {}), "alt": alt_text(figure)}
+    meta = layout.get("meta") or {}
+    if isinstance(meta, dict):  # a reader's own figure may hold something else there, and keeps it
+        layout["meta"] = {**meta, "alt": alt_text(figure)}
     return figure
 
 
@@ -97,7 +106,7 @@ def alt_text(figure: dict) -> str:
     title = _plain((layout.get("title") or {}).get("text"))
     notes = [_plain(note.get("text")) for note in layout.get("annotations") or ()]
     axes = {f"{letter} axis": _axis_titles(layout, letter) for letter in "xy"}
-    told = [title or "Figure without a title", *_some(notes, 8)]
+    told = _some([title, *notes], 9) or ["Figure without a title"]
     told += [f"{direction}: {', '.join(names)}" for direction, names in axes.items() if names]
     shown = [words for trace in figure.get("data") or () if (words := _trace(trace))]
     return ". ".join([*told, *_some(dict.fromkeys(shown), 16)]) + "."

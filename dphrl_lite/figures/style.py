@@ -64,6 +64,7 @@ def styled(figure: go.Figure, height: int, title: str = "", **layout) -> go.Figu
         font={"size": 14, "color": INK},
         margin={"l": 70, "r": 24, "t": 90 if title else 64, "b": 56},
         hoverlabel={"font": {"size": 13}},
+        modebar={"color": "#6D7B81", "activecolor": INK},
         **layout,
     )
     return figure

@@ -94,6 +94,16 @@ def wait_until_answering(lab: Lab, server: subprocess.Popen, log: Path) -> None:
     pytest.fail(f"JupyterLab did not answer within {START_SECONDS} s; the end of its log:\n{tail}", pytrace=False)
 
 
+def shorten(path: Path) -> None:
+    """Give the cells of a copied notebook the small sizes that `pytest --nbmake` gives them: after the cell, its mocks."""
+    book = json.loads(path.read_text())
+    for cell in book["cells"]:
+        mocks = cell["metadata"].get("nbmake", {}).get("mock", {})
+        source = "".join(cell["source"]) + "".join(f"\n{name} = {value!r}" for name, value in mocks.items())
+        cell["source"] = source
+    path.write_text(json.dumps(book))
+
+
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
     """JupyterLab on a copy of the notebooks, so that no run writes outputs into the tree."""
@@ -102,6 +112,8 @@ def lab(tmp_path_factory):
     home = tmp_path_factory.mktemp("lab")
     folder = home / "notebooks"
     shutil.copytree(NOTEBOOKS, folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "runs"))
+    for path in folder.glob("*.ipynb"):
+        shorten(path)
     port, token, log = free_port(), secrets.token_hex(16), home / "jupyterlab.log"
     running = Lab(f"http://127.0.0.1:{port}", token, folder)
     with log.open("w") as sink:
@@ -174,6 +186,9 @@ SCROLL_TO = """async (index) => {
   await notebook.scrollToItem(index, "start");
   return notebook.widgets.length;
 }"""
+END_KERNEL = "() => window.jupyterapp?.shell.currentWidget?.context?.sessionContext.shutdown()"
+OUTPUTS = """() => window.jupyterapp.shell.currentWidget.content.widgets
+  .map(cell => cell.model.type === "code" ? cell.model.outputs.toJSON() : [])"""
 # ipywidgets' Output shows a traceback inside the widget, where the notebook's model does not see it
 BAD_OUTPUTS = """() => ["stderr", "error"]
   .flatMap(kind => [...document.querySelectorAll(`[data-mime-type="application/vnd.jupyter.${kind}"]`)])
@@ -187,6 +202,7 @@ class NotebookPage:
     page: object
     lab: Lab
     watch: Watch
+    patience: float = 30.0  # seconds that a figure may take to be drawn
 
     def open(self, name: str) -> None:
         self.page.goto(self.lab.address(name))
@@ -210,6 +226,17 @@ class NotebookPage:
         """Tracebacks and standard error among the outputs that are in sight, those inside widgets included."""
         return self.page.evaluate(BAD_OUTPUTS)
 
+    def outputs(self) -> list[list[dict]]:
+        """The outputs of every cell; none for those that are prose."""
+        return self.page.evaluate(OUTPUTS)
+
+    def go_to(self, index: int):
+        """Bring a cell into the page; returns it as a playwright locator."""
+        self.page.evaluate(SCROLL_TO, index)
+        cell = self.page.locator(f".jp-Notebook .jp-Cell[data-windowed-list-index='{index}']")
+        cell.wait_for()
+        return cell
+
     def scroll_to(self, selector: str):
         """Go down the notebook until something matches `selector`; returns it as a playwright locator."""
         found, index, length = self.page.locator(selector), 0, 1
@@ -228,12 +255,19 @@ class NotebookPage:
             (part or self.page).screenshot(path=Path(os.environ["DPHRL_SCREENSHOTS"]) / f"{name}.png")
 
 
+# anywidget gives a widget two seconds to start, which a busy machine exceeds; how fast it is, is not tested here
+PATIENT = "AbortSignal.timeout = ((timeout) => (ms) => timeout.call(AbortSignal, 30 * ms))(AbortSignal.timeout)"
+
+
 @pytest.fixture
 def notebook(browser, lab):
     """A fresh page, watched from its first request on."""
     context, watch = browser.new_context(viewport={"width": 1400, "height": 1000}), Watch()
+    context.add_init_script(PATIENT)
     page = context.new_page()
     page.set_default_timeout(60_000)
     watch.attach(page)
     yield NotebookPage(page, lab, watch)
+    if page.url.startswith(lab.url):
+        page.evaluate(END_KERNEL)  # each holds half a gigabyte
     context.close()
