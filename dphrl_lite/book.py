@@ -222,8 +222,11 @@ def index(books: dict[str, nbformat.NotebookNode], quick: bool) -> nbformat.Note
     """The first page: what this is, and what each page is about, in the words of the notebooks."""
     rows = ["| page | minutes | what you will learn |", "|---|---|---|"]
     for name, notebook in books.items():
-        found = (re.search(p, notebook.cells[0].source) for p in (r"Minutes:\*\* (\d+)", r"will learn:\*\* (.+)"))
-        rows.append(f"| [{title(notebook)}]({name}) | " + " | ".join(m[1] if m else "" for m in found) + " |")
+        head = notebook.cells[0].source
+        minutes = re.search(r"Minutes:\*\* (\d+)", head)
+        learn = re.search(r"will learn:?\*\*:?\s+((?:.+\n?)+)", head)  # a paragraph, or a list
+        goals = " ".join(line.removeprefix("- ") for line in learn[1].splitlines()) if learn else ""
+        rows.append(f"| [{title(notebook)}]({name}) | {minutes[1] if minutes else ''} | {goals} |")
     words = (
         "# Diversity-Preserving Hybrid RL: the notebooks as a book",
         "Every page is a notebook of the kit `dphrl_lite` with all it computes, run from top to bottom. Figures can be zoomed, "

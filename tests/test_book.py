@@ -21,7 +21,8 @@ FIRST = [
 ]
 SECOND = [
     words(
-        "# 01 · Second\n\n![dot](images/dot.png) and [the words](words.md), [a solution](solutions/01_second.ipynb)."
+        "# 01 · Second\n\n**What you will learn**\n\n- to draw;\n- to run.\n\n"
+        "![dot](images/dot.png) and [the words](words.md), [a solution](solutions/01_second.ipynb)."
     ),
     code("open('made.txt').read()"),
     code(
@@ -75,6 +76,7 @@ def test_there_is_a_page_for_each_and_an_index_first(pages):
     assert list(pages) == ["index", "00_first", "01_second", "words", "out"]
     index = body(pages["index"])
     assert '<a href="00_first.html">00 · First</a>' in index and "to <em>see</em> $u^2$." in index
+    assert "to draw; to run." in index
     assert '<a href="words.html">The words</a>' in index
 
 
