@@ -17,7 +17,7 @@ def _followed_color(follows: str) -> str:
     """The colour of the divergence that a row of `estimators.compare` names; grey where it names none."""
     names = {divergences.get(name).label: name for name in divergences.names()}
     name = names.get(follows.removeprefix("½ ").split(",")[0])
-    return color(name) if name else "#6D7B81"
+    return color(name) if name else "#757575"
 
 
 def estimator_bars(table: pd.DataFrame, target: str, samples: int) -> go.Figure:
