@@ -12,7 +12,18 @@ import pandas as pd
 import pytest
 import torch
 
-from dphrl_lite import divergences, experiments, lowrank, passk, presampling, training, widgets
+from dphrl_lite import (
+    conclusions,
+    debate,
+    divergences,
+    experiments,
+    frontier,
+    lowrank,
+    passk,
+    presampling,
+    training,
+    widgets,
+)
 from dphrl_lite.objectives import METHODS
 from dphrl_lite.passk import Outcomes
 
@@ -556,6 +567,9 @@ def test_solution_browser_follows_the_problem(tiny, countdown, few_problems):
 # ---- every builder, every control ------------------------------------------------------------------------------------
 
 
+WAY = ("base", "grpo", "grpo-exp", "sft", "dph-f")  # from the base model to DPH-F
+
+
 @pytest.fixture
 def builders(request, tmp_path):
     """Every public builder of `widgets` by name, ready to be called on small data."""
@@ -568,6 +582,10 @@ def builders(request, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/log.jsonl").write_text(json.dumps(record) + "\n")
     counts_of("old", "new", "newest").to_csv(tmp_path / "counts.csv", index=False)
+
+    counted = {"base": [4, 10], "grpo": [0, 16], "dph-js": [8, 12]}
+    shipped_scores = lambda: conclusions.run_scores(frontier.read()[0], (1, 8, 16, 32, 64))
+    guessed = {name: Outcomes.from_counts(16, c, ("cd3:2-3-4:14", "cd3:1-1-1:3")) for name, c in counted.items()}
 
     def ranks():
         after = need("tiny").copy().model
@@ -606,6 +624,11 @@ def builders(request, tmp_path):
         "four_bit_lab": lambda: widgets.four_bit_lab({n: torch.randn(64, 64) for n in ("one", "two")}),
         "rank_explorer": ranks,
         "cost_lab": widgets.cost_lab,
+        "lever_explorer": lambda: widgets.lever_explorer(debate.run_points(shipped_scores())),
+        "rung_explorer": lambda: widgets.rung_explorer(frontier.read()[0].query("method in @WAY")),
+        "guess_lab": lambda: widgets.guess_lab({"both": guessed, "less": dict(list(guessed.items())[:2])}),
+        "off_target_lab": widgets.off_target_lab,
+        "paper_explorer": lambda: widgets.paper_explorer(debate.paper_results(), shipped_scores()),
     }
 
 
