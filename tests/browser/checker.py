@@ -21,8 +21,8 @@ HEAR_KERNEL = """() => {
   kernel.anyMessage.connect((_, { msg, direction }) => {
     const { msg_type } = msg.header, asked = msg.parent_header.msg_type;
     if (direction !== "recv" || asked === "execute_request") return;
-    // JupyterLab asks each new kernel for widgets, also one that has not imported ipywidgets yet
-    if (/No such comm target registered: jupyter.widget.control/.test(msg.content.text)) return;
+    // JupyterLab asks each new kernel for widgets, also one that has not imported ipywidgets yet, and is told so twice
+    if (/No such comm/.test(msg.content.text)) return;
     if (msg_type === "error") window.kernelErrors.push(`${msg.content.ename}: ${msg.content.evalue}`);
     if (msg_type === "stream" && msg.content.name === "stderr") window.kernelErrors.push(msg.content.text);
   });
