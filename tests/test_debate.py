@@ -4,21 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from controls import change
 
 from dphrl_lite import bandits, conclusions, debate, divergences, experiments, figures, frontier, toys, widgets
 from dphrl_lite.passk import Outcomes
 
 COLUMN = ("sql", "Llama-3.1-8B-Instruct")
-
-
-def shown(widget):
-    return [figure if isinstance(figure, str) else figure.to_json() for figure in widget.figures]
-
-
-def change(widget, control, value):
-    before = shown(widget)
-    widget.controls[control].value = value
-    return before != shown(widget)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from controls import change, shown
 
 from dphrl_lite import (
     conclusions,
@@ -26,16 +27,6 @@ from dphrl_lite import (
 )
 from dphrl_lite.objectives import METHODS
 from dphrl_lite.passk import Outcomes
-
-
-def shown(widget):
-    return [figure if isinstance(figure, str) else figure.to_json() for figure in widget.figures]
-
-
-def change(widget, control, value):
-    before = shown(widget)
-    widget.controls[control].value = value
-    return before != shown(widget)
 
 
 def test_divergence_explorer_follows_every_control():

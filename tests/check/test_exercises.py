@@ -12,6 +12,8 @@ from dphrl_lite import check, solutions
 
 NOTEBOOKS = sorted(solutions.NOTEBOOKS.glob("*.ipynb"))
 ASKED = {cell.metadata["exercise"]: cell for path in NOTEBOOKS for cell in solutions.exercises(nbformat.read(path, 4))}
+MODULES = [importlib.import_module(path.stem) for path in sorted(Path(__file__).parent.glob("test_notebook_*.py"))]
+WRONG = [wrong for module in MODULES for wrong in module.WRONG]  # an exercise, a wrong answer, words of its hint
 WITH_EXERCISES = [f"{number:02d}" for number in range(1, 9)]
 
 
@@ -45,13 +47,15 @@ def test_an_answer_of_a_strange_kind_raises_nothing(exercise):
         assert result.message
 
 
-def wrong_answers() -> set[str]:
-    modules = [importlib.import_module(path.stem) for path in Path(__file__).parent.glob("test_notebook_*.py")]
-    return {wrong[0] for module in modules for wrong in module.WRONG}
-
-
 def test_wrong_answers_to_every_exercise_are_tested():
-    assert wrong_answers() >= set(check.CHECKS)
+    assert {exercise for exercise, _, _ in WRONG} >= set(check.CHECKS)
+
+
+@pytest.mark.parametrize(("exercise", "given", "told"), WRONG)
+def test_a_wrong_answer_is_told_what_is_wrong(exercise, given, told):
+    result = check.answer(exercise, given)
+    assert result.right is False
+    assert told.lower() in result.message.lower()
 
 
 @pytest.mark.parametrize("exercise", ASKED)
