@@ -929,6 +929,7 @@ def paper_explorer(paper: pd.DataFrame, scores: pd.DataFrame) -> Live:
     offer()
 
     def build(table, benchmark, metric, domain):
+        """The bars of one column beside ours, and where the table has both ends, points won against points lost."""
         rows = tables[table][tables[table]["benchmark"] == benchmark]
         metrics, every = list(rows["metric"].unique()), "dph-js" if table[0] == "js-eta" else None
         metric = metric if metric in metrics else metrics[-1]  # a benchmark was chosen, its metrics are about to follow

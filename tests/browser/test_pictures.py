@@ -20,7 +20,7 @@ def keep(part, name: str) -> None:
 
 
 def test_the_explorer_in_use(notebook):
-    """The widget of notebook 01 alone, in JupyterLab, after a reader has moved the modes apart and asked for the best fit."""
+    """The widget of notebook 01 alone, in JupyterLab, after a reader has chosen reverse KL and asked for the best fit."""
     code = nbformat.v4.new_code_cell("from dphrl_lite import widgets\n\nwidgets.divergence_explorer()")
     path = notebook.lab.folder / "explorer.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[code], metadata=PYTHON), path)
@@ -33,6 +33,8 @@ def test_the_explorer_in_use(notebook):
     cell.get_by_role("button", name="Jump to the best fit").click()
     notebook.page.wait_for_function("node => node.textContent.includes('seeks')", arg=title.element_handle())
     notebook.page.wait_for_timeout(3000)  # the figure follows both sliders that the button moves
+    assert "policy by mode: 100% / 0%" in title.text_content()  # it sits on the left mode
+    assert notebook.widget_errors() == []
     keep(cell.locator(".jp-OutputArea-child .jp-OutputArea-output").first, "divergence_explorer")
 
 
