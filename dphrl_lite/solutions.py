@@ -36,7 +36,10 @@ def solved(notebook, name: str):
                 f'exercise {exercise} of {name}: expected a last line {ASKED}"{exercise}", ...) and the metadata "solution"; '
                 f"the last line is {check!r}."
             )
-        cell.source = cell.metadata.pop("solution").rstrip() + "\n" + check.replace(ASKED, REQUIRED)
+        solution = cell.metadata.pop("solution").rstrip()
+        last = re.findall(r"^\S.*", solution, flags=re.M)[-1]
+        gap = "\n\n\n" if last.startswith(("def ", "class ")) else "\n"
+        cell.source = solution + gap + check.replace(ASKED, REQUIRED)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = LINK.sub(_relinked, cell.source)

@@ -551,8 +551,9 @@ class TrainingLab(TrainingDashboard):
 
     def _stop(self, _button=None):
         if self.thread is not None:
+            self._says = "stopping when this step is done"  # before the run is told: what it says then is the last word
             self._stopping.set()
-            self._say("stopping when this step is done")
+            self.redraw()
 
     def _reset(self, _button=None):
         if self.thread is None:

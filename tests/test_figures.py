@@ -358,6 +358,8 @@ def test_collapse_lab_says_in_its_title_what_became_of_pass_at_k(world, path):
     end = path.pass_at_k(8, ~world.trained)[-1].item()
     assert f"<b>{end:.1%}</b>" in figure.layout.title.text
     assert np.allclose(np.sum([t.y for t in figure.data if t.stackgroup], 0), 1)
+    assert "strength 0" in figure.layout.title.text
+    assert "penalty: js" in figures.collapse_lab(path, "js", 8, 5).layout.title.text
 
 
 def test_query_results_shows_rows_and_says_where_there_are_none():

@@ -72,7 +72,17 @@ def test_code_cells_are_short_and_define_no_logic(name):
         assert not defined, f"{defined[0].name} belongs into the package"
 
 
-@pytest.mark.parametrize("path", [*PATHS, *(ROOT / "notebooks").glob("*.md"), *ROOT.glob("*.md")], ids=lambda p: p.name)
+TEXTS = [*PATHS, *(ROOT / "notebooks").glob("*.md"), *ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.name)
+def test_every_table_has_its_head(path):  # an empty line in the middle cuts a table in two, and the rest is raw text
+    words = prose(path.name) if path.suffix == ".ipynb" else path.read_text()
+    for table in re.findall(r"(?:^\|.*\n?)+", words, flags=re.M):
+        assert re.fullmatch(r"\|[-| :]+\|", table.splitlines()[1]), table
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.name)
 def test_links_lead_to_files_that_are_there(path):
     words = prose(path.name) if path.suffix == ".ipynb" else re.sub(r"```.*?```", "", path.read_text(), flags=re.S)
     broken = [link[0] for link in LINK.findall(words) if not (path.parent / link[0]).exists()]

@@ -152,7 +152,7 @@ def collapse_lab(path: bandits.Flow, name: str, k: int, context: int) -> go.Figu
 
     Args:
         path: what to show (one strength).
-        name: method or divergence, for the colour.
+        name: divergence, or "grpo" where there is no penalty.
         k: of Pass@k.
         context: whose answers are stacked.
     """
@@ -166,7 +166,9 @@ def collapse_lab(path: bandits.Flow, name: str, k: int, context: int) -> go.Figu
         trace.showlegend = trace.showlegend is not False and trace.stackgroup is None
     one, many = ([path.pass_at_k(j, held)[i].item() for i in (0, -1)] for j in (1, k))
     title = f"Held out: Pass@1 {one[0]:.1%} → {one[1]:.1%}, Pass@{k} {many[0]:.1%} → <b>{many[1]:.1%}</b>"
+    told = "strength 0: plain GRPO, whatever divergence and penalty say" if name == "grpo" else f"penalty: {name}"
+    title += f"<br><span style='font-size:14px'>{told}</span>"
     figure.update_xaxes(title_text="time")
     figure.update_yaxes(tickformat=".0%", range=[0, 1.03])
     figure.update_annotations(font_size=14)
-    return styled(figure, 430, title, margin_b=100, legend=BELOW, uirevision="keep")
+    return styled(figure, 450, title, margin_b=100, legend=BELOW, uirevision="keep").update_layout(margin_t=110)

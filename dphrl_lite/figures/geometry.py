@@ -84,17 +84,21 @@ def _generator_panels(figure: go.Figure, divergence: Divergence):
     for row, curve in ((1, lambda d: d.f(log_u)), (2, lambda d: d.force(log_u))):
         place = {"row": row, "col": 1}
         for other in backdrop:
-            line = {"color": FAINT, "width": 1.5}
+            line, values = {"color": FAINT, "width": 1.5}, curve(other).numpy()
             look = {"line": line, "showlegend": False, "hovertemplate": f"{other.label}<extra></extra>"}
-            labelled = row == 1 or other.name == "forward_kl"
-            if labelled and other.name != divergence.name:
-                look |= {
-                    "mode": "lines+text",
-                    "textposition": "bottom right" if other.name == "js" else "top right",
-                    "textfont": {"size": 11, "color": "#707070"},
+            figure.add_scatter(x=u, y=values, **look, **place)
+            if other.name != divergence.name and (row == 1 or other.name == "forward_kl"):
+                below = 0.25 if other.name == "js" else 0  # in the free band under its curve
+                font = {"size": 11, "color": "#707070"}
+                label = {
+                    "mode": "text",
+                    "text": [other.label],
+                    "textfont": font,
+                    "showlegend": False,
+                    "hoverinfo": "skip",
                 }
-                look["text"] = ["" if i != 3 else other.label for i in range(len(u))]
-            figure.add_scatter(x=u, y=curve(other).numpy(), **look, **place)
+                label["textposition"] = "bottom right" if below else "top right"
+                figure.add_scatter(x=u[3:4], y=values[3:4] - below, **label, **place)
         line = {"color": color(divergence.name.split("(")[0]), "width": 4}
         hover = "u = %{x:.3g}<br>%{y:.3f}<extra></extra>"
         name = divergence.label

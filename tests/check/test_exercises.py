@@ -128,6 +128,13 @@ def test_a_solved_notebook_holds_the_solution_and_demands_it():
     assert student.cells[1].source.startswith("x = ...")
 
 
+def test_a_solution_that_ends_in_a_function_stays_well_formatted():
+    asked = nbformat.v4.new_code_cell('def f(): ...\n\n\ncheck.answer("01-1", f)')
+    asked.metadata = nbformat.from_dict({"exercise": "01-1", "solution": "def f():\n    return 1"})
+    edition = solutions.solved(book(asked), "a.ipynb")
+    assert edition.cells[1].source == 'def f():\n    return 1\n\n\ncheck.require("01-1", f)'
+
+
 @pytest.mark.parametrize("change", [{"source": "x = ..."}, {"metadata": {"exercise": "01-1"}}])
 def test_an_exercise_without_check_or_solution_is_refused(change):
     asked = nbformat.v4.new_code_cell('x = ...\ncheck.answer("01-1", x)')
