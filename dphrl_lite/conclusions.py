@@ -6,6 +6,7 @@ ones for all that is compared. They know of the choice of seeds and problems, an
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ RULE = "of a method's strengths the one with the highest validation mean of Pass
 RESAMPLES, CONFIDENCE = 1000, 0.95
 WITHIN = 0.01  # "as good as": one point
 Runs = tuple[str, float | None]  # a method at a strength
+UNTRAINED = -1  # stands for the training seed of the base model, which has none
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
@@ -83,6 +85,8 @@ def strengths(scores: pd.DataFrame, domain: str) -> dict[str, float | None]:
 def values(table: pd.DataFrame, domain: str, runs: Runs, score: str = "Pass@64", split: str = "test") -> pd.DataFrame:
     """A score of every problem in every run of a method at a strength: rows seeds, columns problems.
 
+    The base model's one row has the seed `UNTRAINED`: it may stand beside any.
+
     Args:
         table: outcomes.
         domain, split: which problems.
@@ -99,7 +103,8 @@ def values(table: pd.DataFrame, domain: str, runs: Runs, score: str = "Pass@64",
         raise ValueError(f"no runs of {method!r} at {strength} in {domain!r}, {split}; methods there: {known}")
     found = part["distinct"] if score == "distinct" else _pass_at_k(part, int(score.removeprefix("Pass@")))
     scored = pd.DataFrame({"seed": part["seed"], "problem": part["problem"].astype(object), "score": found})
-    return scored.pivot(index="seed", columns="problem", values="score")
+    grid = scored.pivot(index="seed", columns="problem", values="score")
+    return grid.set_axis([UNTRAINED]) if method == "base" and len(grid) == 1 else grid
 
 
 def _of(frame: pd.DataFrame, domain: str, runs: Runs) -> pd.Series:
@@ -113,23 +118,21 @@ def _of(frame: pd.DataFrame, domain: str, runs: Runs) -> pd.Series:
 # ---- differences -----------------------------------------------------------------------------------------------------
 
 
-def _resampled(grids: Sequence[pd.DataFrame]) -> list[np.ndarray]:
+def _resampled(grids: Sequence[pd.DataFrame]) -> tuple[list[np.ndarray], int]:
     """Each grid's mean, and after it its means in `RESAMPLES` draws of seeds and problems, the same ones for all grids.
 
-    Grids of one row, such as the base model's, have no seeds to draw.
+    Only seeds and problems that all grids have are used. Returns the means, and how many seeds there are.
     """
-    seeds, problems = grids[0].index, grids[0].columns
-    for grid in grids:
-        seeds = seeds if len(grid) == 1 else grid.index if len(seeds) == 1 else seeds.intersection(grid.index)
-        problems = problems.intersection(grid.columns)
+    seeds = reduce(pd.Index.intersection, [g.index for g in grids if UNTRAINED not in g.index] or [grids[0].index])
+    problems = reduce(pd.Index.intersection, [grid.columns for grid in grids])
     if len(seeds) == 0 or len(problems) == 0:
         raise ValueError("these runs have no seed, or no problem, in common; run the same ones of all that is compared")
     by_seed, by_problem = _shares(len(seeds), seed=0), _shares(len(problems), seed=1)
     means = []
     for grid in grids:
-        some = grid[problems].to_numpy() if len(grid) == 1 else grid.loc[seeds, problems].to_numpy()
-        means.append(((by_seed @ np.broadcast_to(some, (len(seeds), len(problems)))) * by_problem).sum(1))
-    return means
+        rows = grid[problems] if UNTRAINED in grid.index else grid.loc[seeds, problems]
+        means.append(((by_seed @ np.broadcast_to(rows, (len(seeds), len(problems)))) * by_problem).sum(1))
+    return means, len(seeds)
 
 
 def _shares(count: int, seed: int) -> np.ndarray:
@@ -137,23 +140,27 @@ def _shares(count: int, seed: int) -> np.ndarray:
     return np.concatenate([np.full((1, count), 1 / count), bootstrap_weights(count, RESAMPLES, seed).T])
 
 
-def _band(means: np.ndarray) -> dict[str, float]:
+def _band(means: np.ndarray, seeds: int) -> dict[str, float]:
     tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
     low, high = np.nanquantile(means[1:], tails) if np.isfinite(means[0]) else (np.nan, np.nan)
-    return {"value": float(means[0]), "low": float(low), "high": float(high)}
+    return {"value": float(means[0]), "low": float(low), "high": float(high), "seeds": seeds}
 
 
 def mean(table: pd.DataFrame, domain: str, runs: Runs, score: str, split: str = "test") -> dict[str, float]:
-    """A score of a method at a strength, over seeds and problems: value, low, high. Arguments as in `values`."""
-    return _band(_resampled([values(table, domain, runs, score, split)])[0])
+    """A score of a method at a strength, over seeds and problems: value, low, high, seeds. Arguments as in `values`."""
+    (means,), seeds = _resampled([values(table, domain, runs, score, split)])
+    return _band(means, seeds)
 
 
 def difference(
     table: pd.DataFrame, domain: str, first: Runs, second: Runs, score: str, split: str = "test"
 ) -> dict[str, float]:
-    """A score of `first` minus that of `second`, on the same problems: value, low, high. Arguments as in `values`."""
-    one, two = _resampled([values(table, domain, runs, score, split) for runs in (first, second)])
-    return _band(one - two)
+    """A score of `first` minus that of `second`, on the problems and seeds that both have: value, low, high, seeds.
+
+    Arguments as in `values`.
+    """
+    (one, two), seeds = _resampled([values(table, domain, runs, score, split) for runs in (first, second)])
+    return _band(one - two, seeds)
 
 
 def matched(table: pd.DataFrame, domain: str, first: str, second: str, score: str = "Pass@64") -> dict[str, float]:
@@ -163,14 +170,16 @@ def matched(table: pd.DataFrame, domain: str, first: str, second: str, score: st
     the Pass@1 that both fronts reach.
 
     Returns:
-        value, low, high, and `from_` and `to`, the Pass@1 compared; NaN where the fronts share none.
+        value, low, high, seeds (those that all points have), and `from_` and `to`, the Pass@1 compared; NaN where the fronts
+        share none.
     """
     points = [(method, at) for method in (first, second) for at in _swept(table, domain, method)]
     grids = [values(table, domain, runs, of) for of in ("Pass@1", score) for runs in points]
-    means = np.stack(_resampled(grids)).reshape(2, len(points), -1)  # [Pass@1 and score, point, draw]
+    resampled, seeds = _resampled(grids)
+    means = np.stack(resampled).reshape(2, len(points), -1)  # [Pass@1 and score, point, draw]
     mine = np.array([method == first for method, _ in points])
     drawn = [_between(means[:, mine, i], means[:, ~mine, i]) for i in range(means.shape[2])]
-    return _band(np.array([value for value, *_ in drawn])) | {"from_": drawn[0][1], "to": drawn[0][2]}
+    return _band(np.array([value for value, *_ in drawn]), seeds) | {"from_": drawn[0][1], "to": drawn[0][2]}
 
 
 def _swept(table: pd.DataFrame, domain: str, method: str) -> list[float]:
@@ -243,14 +252,14 @@ def verdicts(table: pd.DataFrame, k: int = 64, of: Iterable[Claim] | None = None
     """
     scores, rows = run_scores(table, (1, 64)), []
     for domain, part in table.groupby("domain", observed=True, sort=False):
-        counted = part.groupby("method", observed=True)[["strength", "seed"]].nunique()
+        counted = part.groupby("method", observed=True)["strength"].nunique()
         for claim in claims(k) if of is None else of:
             both = [claim.first, claim.second]
-            if not set(both) <= set(counted.index) or (claim.matched and counted.loc[both, "strength"].min() < 2):
+            if not set(both) <= set(counted.index) or (claim.matched and counted[both].min() < 2):
                 continue
             found = _found(table, domain, claim, strengths(scores, domain))
             row = {"domain": domain, "claim": claim.text, "verdict": verdict(found["low"], found["high"], claim.within)}
-            rows.append(row | found | {"seeds": counted.loc[both, "seed"].max()})
+            rows.append(row | found)
     columns = ["domain", "claim", "verdict", "value", "low", "high", "seeds"]
     return pd.DataFrame(rows, columns=columns).rename(columns={"value": "difference"})
 
@@ -338,7 +347,7 @@ IDEAS += [(name, "dph-f") for name in ("dph-f+one", "dph-f+target", "grpo+pass@2
 def at_equal_pass_at_1(table: pd.DataFrame, domain: str, pairs=None, scores=("Pass@8", "Pass@64")) -> pd.DataFrame:
     """`matched` for each pair whose second method was swept; the first may be a single point, compared where it stands.
 
-    Rows pairs, columns first, second, score, difference, low, high, from_, to. Pairs that were not run are left out.
+    Rows pairs, columns first, second, score, difference, low, high, seeds, from_, to. Pairs that were not run are left out.
     """
     points = table[table["domain"] == domain].groupby("method", observed=True)["strength"].nunique()
     pairs = [(a, b) for a, b in pairs or PAIRS + IDEAS if a in points.index and points.get(b, 0) > 1]
@@ -347,7 +356,7 @@ def at_equal_pass_at_1(table: pd.DataFrame, domain: str, pairs=None, scores=("Pa
         for a, b in pairs
         for score in scores
     ]
-    found = pd.DataFrame(rows, columns=["first", "second", "score", "value", "low", "high", "from_", "to"])
+    found = pd.DataFrame(rows, columns=["first", "second", "score", "value", "low", "high", "seeds", "from_", "to"])
     return found.rename(columns={"value": "difference"})
 
 

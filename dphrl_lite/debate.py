@@ -180,7 +180,7 @@ def levers(points: pd.DataFrame, score: str = "Pass@64") -> pd.DataFrame:
 def rungs(
     table: pd.DataFrame, domain: str, eta: float, scores: Sequence[str] = ("Pass@1", "Pass@8", "Pass@64")
 ) -> pd.DataFrame:
-    """From the base model to DPH-F, one change at a time: step, score, value, low, high; differences on test problems.
+    """From the base model to DPH-F, step by step: step, score, value, low, high; differences on test problems.
 
     The changes: GRPO on all problems; D_pef left out of it; its right answers rehearsed by cross-entropy at strength
     `eta`; f(u) of forward KL instead, at the same strength. The values of a score add up to that of DPH-F minus base.

@@ -37,7 +37,7 @@ def pip_command(kit: Path) -> list[str]:
     Without torch the CPU build is taken: on Linux the default index would send gigabytes of CUDA.
     """
     pins = [] if find_spec("torch") else ["-c", f"{kit / 'constraints.txt'}", "--extra-index-url", CPU_INDEX]
-    return [sys.executable, "-m", "pip", "install", "-q", *pins, "-e", f"{kit}[notebooks]"]
+    return [sys.executable, "-m", "pip", "install", "-q", *pins, "-e", f"{kit}[notebooks,qlora]"]
 
 
 def install(kit: Path) -> None:

@@ -847,7 +847,7 @@ def lever_explorer(points: pd.DataFrame) -> Live:
 
 
 def rung_explorer(outcomes: pd.DataFrame, eta: float = 1.0) -> Live:
-    """From the base model to DPH-F one change at a time: choose the domain and the strength of the rehearsal.
+    """From the base model to DPH-F step by step: choose the domain and the strength of the rehearsal.
 
     `outcomes` of the sweep (`frontier.read`), with `sft` and `dph-f` at the same strengths.
     """

@@ -65,6 +65,12 @@ def test_only_common_seeds_are_compared(table):
         matched(worse[~part], "toy", "dph-js", "rkl")["value"]
         == matched(table[table["seed"] < 3], "toy", "dph-js", "rkl")["value"]
     )
+    one = table[
+        (table["method"] != "rkl") | (table["seed"] == 2)
+    ]  # one seed is no base model, to stand beside all five
+    found = matched(one, "toy", "dph-js", "rkl")
+    assert found == matched(table[table["seed"] == 2], "toy", "dph-js", "rkl")
+    assert found["seeds"] == 1
     alone = table.assign(seed=table["seed"] + 10 * (table["method"] == "rkl"))
     with pytest.raises(ValueError, match="no seed, or no problem, in common"):
         matched(alone, "toy", "dph-js", "rkl")
@@ -83,7 +89,8 @@ def test_a_difference_is_paired(table):
     assert found["value"] == pytest.approx(0.05)
     spread = np.sqrt(0.05 * 0.95 / 200)  # of a share of 200 problems; of unpaired ones it would be larger
     assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * spread, rel=0.15)
-    assert difference(table, "toy", ("rkl", 0.1), ("rkl", 0.1), "Pass@64") == {"value": 0, "low": 0, "high": 0}
+    same = difference(table, "toy", ("rkl", 0.1), ("rkl", 0.1), "Pass@64")
+    assert same == {"value": 0, "low": 0, "high": 0, "seeds": 5}
 
 
 def test_bands_know_of_the_choice_of_seeds():

@@ -56,7 +56,7 @@ def rungs(rows: pd.DataFrame, what: str = "") -> go.Figure:
     figure.update_xaxes(tickformat="+.0%", range=[-reach, reach], zeroline=False)
     figure.update_yaxes(categoryorder="array", categoryarray=steps[::-1], ticks="", showline=False)
     figure.update_annotations(font_size=14)
-    title = f"One change at a time{f', {what}' if what else ''}: grey cannot be told from 0"
+    title = f"Step by step to DPH-F{f', {what}' if what else ''}: grey cannot be told from 0"
     return styled(figure, 330, title, uirevision="keep").update_layout(margin_l=230)
 
 
