@@ -93,7 +93,7 @@ test: $(INSTALLED) ## run everything that continuous integration runs
 	$(call stage,1,style,$(RUN) -m ruff check . && $(RUN) -m ruff format --check .)
 	$(call stage,2,tests,$(RUN) -m pytest tests --ignore=tests/browser)
 	$(call stage,3,notebooks carry no outputs,$(RUN) -m nbstripout --verify --keep-id $(NOTEBOOKS))
-	$(call stage,4,notebooks run,$(NBMAKE) $(wildcard notebooks/*.ipynb) & students=$$!; $(NBMAKE) notebooks/solutions && wait $$students)
+	$(call stage,4,notebooks run,$(NBMAKE) $(wildcard notebooks/*.ipynb) & students=$$!; trap "kill $$students" INT TERM; $(NBMAKE) notebooks/solutions; solutions=$$?; wait $$students && [ $$solutions = 0 ])
 	$(call stage,5,browser,$(RUN) -m pytest tests/browser -rs)
 	@printf '\nmake test: all 5 stages passed\n'
 

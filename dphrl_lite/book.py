@@ -29,6 +29,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOKS = REPOSITORY / "notebooks"
 CACHE = REPOSITORY / "build" / "book"
 FIGURE, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
+KEPT = "executed.ipynb"
 STATE = "application/vnd.jupyter.widget-state+json"
 QUICK = (
     "> **Quick edition**, made to look at the pages: its runs are a few steps long, and what the text says of their numbers "
@@ -87,7 +88,7 @@ def read(path: Path, quick: bool = False) -> nbformat.NotebookNode:
     `quick` sets the sizes that tests set (metadata `nbmake.mock`) at the end of their cells, so that a reader sees them.
     """
     if path.suffix == ".md":
-        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(path.read_text())])
+        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(path.read_text(encoding="utf-8"))])
     notebook = nbformat.read(path, 4)
     notebook.cells = [cell for cell in notebook.cells if "setup" not in cell.metadata.get("tags", ())]
     for cell in notebook.cells if quick else ():
@@ -108,9 +109,24 @@ def digest(*parts: bytes) -> str:
 
 
 def logic() -> str:
-    """A `digest` of all that a notebook's outputs depend on beside its own cells: the package without this file, the data."""
-    files = [*(REPOSITORY / "dphrl_lite").rglob("*.py"), *(f for f in (REPOSITORY / "data").rglob("*") if f.is_file())]
+    """A `digest` of all that outputs depend on beside the notebooks: the package without this file, the data, versions."""
+    files = [
+        REPOSITORY / "constraints.txt",
+        *(REPOSITORY / "dphrl_lite").rglob("*.py"),
+        *(f for f in (REPOSITORY / "data").rglob("*") if f.is_file()),
+    ]
     return digest(*(path.read_bytes() for path in sorted(files) if path != Path(__file__).resolve()))
+
+
+def places(books: dict[str, nbformat.NotebookNode], cache: Path) -> dict[str, Path]:
+    """A folder below `cache` for each notebook, by its code and that of all before it; what others left there is removed."""
+    code, found = [], {}
+    for name, notebook in books.items():
+        code += [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+        found[name] = cache / f"{name}-{digest(json.dumps(code).encode())}"
+    for old in set(cache.glob("*")) - set(found.values()):
+        shutil.rmtree(old)
+    return found
 
 
 def current(cache: Path, edition: str) -> Path:
@@ -122,23 +138,30 @@ def current(cache: Path, edition: str) -> Path:
     return present
 
 
-def executed(notebook: nbformat.NotebookNode, name: str, cache: Path) -> nbformat.NotebookNode:
-    """`notebook` with the outputs of its code, run in `cache` after the notebooks before it, or as an earlier call kept them.
+def executed(notebook: nbformat.NotebookNode, place: Path, before: Path | None = None) -> nbformat.NotebookNode:
+    """`notebook` with the outputs of its code, run in the folder `place`, or as an earlier call kept them there.
+
+    Args:
+        notebook: what `read` gives.
+        place: a folder for this code after that of the notebooks before it (`places`).
+        before: theirs: its run begins with what they left.
 
     Raises:
         RuntimeError: a cell fails, unless it is tagged raises-exception; what ran before it is lost, other notebooks are not.
     """
-    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    kept = cache / f"{name}-{digest(json.dumps(code).encode())}.ipynb"
+    code, kept = any(cell.cell_type == "code" for cell in notebook.cells), place / KEPT
     if not kept.is_file() and code:
-        cache.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        if before:
+            shutil.copytree(before, place, ignore=shutil.ignore_patterns(KEPT), dirs_exist_ok=True)
         ran = nbformat.from_dict(notebook)
-        client = NotebookClient(ran, timeout=None, kernel_name="python3", resources={"metadata": {"path": f"{cache}"}})
+        client = NotebookClient(ran, timeout=None, kernel_name="python3", resources={"metadata": {"path": f"{place}"}})
         try:
             client.execute()
         except Exception as error:
             raise RuntimeError(
-                f"{name}: a cell failed, so that no page was made. Run it in JupyterLab.\n{error}"
+                f"{place.name}: a cell failed, so that no page was made. Run it in JupyterLab.\n{error}"
             ) from error
         write_whole(kept, lambda path: nbformat.write(ran, path))
     fresh = nbformat.read(kept, 4) if code else notebook
@@ -260,23 +283,25 @@ def write_page(notebook: nbformat.NotebookNode, name: str, folder: Path, out: Pa
     exporter = HTMLExporter(raw_template=TEMPLATE, embed_images=True)
     resources = {"metadata": {"name": name, "path": f"{folder}"}, "navigation": navigation}
     text, _ = exporter.from_notebook_node(notebook, resources)
-    (out / f"{name}.html").write_text(text)
+    (out / f"{name}.html").write_text(text, encoding="utf-8")
 
 
 def build(out: Path, quick: bool = False, folder: Path = NOTEBOOKS, cache: Path | None = None) -> list[Path]:
     """Make the book of the notebooks in `folder` and return its pages; what is in `out` already is replaced page by page.
 
-    Outputs are kept in `cache`, so that a second call runs only what has changed since: a notebook whose code changed, or
-    all when the package or the data did.
+    Outputs are kept in `cache`, so that a second call runs only what has changed since: a notebook whose code changed and
+    those after it, or all when the package, the data or versions did.
 
     Raises:
         RuntimeError: a cell of a notebook fails. Notebooks before it are kept and not run again.
     """
     cache = current(cache or CACHE, "-quick" if quick else "-full")
-    paths, books = sources(folder), {}
-    for i, path in enumerate(paths, 1):
-        print(f"[{i}/{len(paths)}] {path.stem}", flush=True)
-        books[path.stem] = plain(executed(read(path, quick), path.stem, cache))
+    paths = sources(folder)
+    books, ran = {path.stem: read(path, quick) for path in paths}, None
+    for i, (name, place) in enumerate(places(books, cache).items(), 1):
+        print(f"[{i}/{len(paths)}] {name}", flush=True)
+        books[name] = plain(executed(books[name], place, ran))
+        ran = place if place.is_dir() else ran
     out.mkdir(parents=True, exist_ok=True)
     write_library(out)
     titles = {name: title(notebook) for name, notebook in books.items()}
@@ -290,9 +315,8 @@ def build(out: Path, quick: bool = False, folder: Path = NOTEBOOKS, cache: Path 
 
 def write_library(out: Path) -> None:
     """Write what all pages share: plotly.js, MathJax without what no page asks for, the style."""
-    (out / "plotly.min.js").write_text(get_plotlyjs())
-    (out / "book.js").write_text(page.SCRIPT)
-    (out / "book.css").write_text(STYLE)
+    for name, text in {"plotly.min.js": get_plotlyjs(), "book.js": page.SCRIPT, "book.css": STYLE}.items():
+        (out / name).write_text(text, encoding="utf-8")
     mathjax = Path(jupyter_server_mathjax.__file__).parent / "static"
     skipped = shutil.ignore_patterns("localization", "a11y")
     shutil.copytree(mathjax, out / "mathjax", ignore=skipped, dirs_exist_ok=True)

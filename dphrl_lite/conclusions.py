@@ -5,8 +5,10 @@ ones for all that is compared. They know of the choice of seeds and problems, an
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,10 @@ RESAMPLES, CONFIDENCE = 1000, 0.95
 WITHIN = 0.01  # "as good as": one point
 Runs = tuple[str, float | None]  # a method at a strength
 UNTRAINED = -1  # stands for the training seed of the base model, which has none
+
+
+class NotComparable(ValueError):
+    """Runs that have no training seed, or no problem, in common."""
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
@@ -68,10 +74,15 @@ _PROBLEM = ["domain", "split", "problem"]
 
 
 def chosen(scores: pd.DataFrame) -> pd.DataFrame:
-    """The strength of each method in each domain by `RULE`: domain, method, strength."""
+    """The strength of each method in each domain by `RULE`, over the seeds that all its strengths have (if there are any):
+    domain, method, strength."""
     validation = scores.xs("validation", level="split")
-    merit = (validation["Pass@1"] + validation["Pass@64"]).groupby(RUN[:1] + RUN[2:4], observed=True, dropna=False)
-    best = merit.mean().rename("merit").reset_index().sort_values("merit", ascending=False, kind="stable")
+    runs = (validation["Pass@1"] + validation["Pass@64"]).rename("merit").reset_index()
+    method, count = ["domain", "method"], lambda by: runs.groupby(by, observed=True)["strength"].transform("nunique")
+    runs["common"] = count([*method, "seed"]) == count(method)
+    runs = runs[runs["common"] | ~runs.groupby(method, observed=True)["common"].transform("any")]
+    best = runs.groupby([*method, "strength"], observed=True, dropna=False, sort=False)["merit"].mean()
+    best = best.reset_index().sort_values("merit", ascending=False, kind="stable")
     return best.drop_duplicates(["domain", "method"])[["domain", "method", "strength"]].reset_index(drop=True)
 
 
@@ -126,7 +137,9 @@ def _resampled(grids: Sequence[pd.DataFrame]) -> tuple[list[np.ndarray], int]:
     seeds = reduce(pd.Index.intersection, [g.index for g in grids if UNTRAINED not in g.index] or [grids[0].index])
     problems = reduce(pd.Index.intersection, [grid.columns for grid in grids])
     if len(seeds) == 0 or len(problems) == 0:
-        raise ValueError("these runs have no seed, or no problem, in common; run the same ones of all that is compared")
+        raise NotComparable(
+            "these runs have no seed, or no problem, in common; run the same ones of all that is compared"
+        )
     by_seed, by_problem = _shares(len(seeds), seed=0), _shares(len(problems), seed=1)
     means = []
     for grid in grids:
@@ -157,10 +170,17 @@ def difference(
 ) -> dict[str, float]:
     """A score of `first` minus that of `second`, on the problems and seeds that both have: value, low, high, seeds.
 
-    Arguments as in `values`.
+    Arguments as in `values`. Raises `NotComparable`.
     """
-    (one, two), seeds = _resampled([values(table, domain, runs, score, split) for runs in (first, second)])
-    return _band(one - two, seeds)
+    return differences(table, domain, (second, first), score, split)[0]
+
+
+def differences(
+    table: pd.DataFrame, domain: str, chain: Sequence[Runs], score: str, split: str = "test"
+) -> list[dict[str, float]]:
+    """A score of each in a chain of runs minus that of the one before, on the problems and seeds that all have."""
+    means, seeds = _resampled([values(table, domain, runs, score, split) for runs in chain])
+    return [_band(after - before, seeds) for before, after in pairwise(means)]
 
 
 def matched(table: pd.DataFrame, domain: str, first: str, second: str, score: str = "Pass@64") -> dict[str, float]:
@@ -248,7 +268,8 @@ def verdicts(table: pd.DataFrame, k: int = 64, of: Iterable[Claim] | None = None
     """Which claims hold: domain, claim, verdict, difference (first minus second), low, high, seeds.
 
     A claim holds if the whole band lies on its side, does not hold if the whole band lies on the other side, and else cannot
-    be told. Strengths are those of `chosen`. Claims about methods that were not run, or not swept, are left out.
+    be told. Strengths are those of `chosen`. Claims about methods that were not run, or not swept,
+    or have no seed in common, are left out.
     """
     scores, rows = run_scores(table, (1, 64)), []
     for domain, part in table.groupby("domain", observed=True, sort=False):
@@ -257,7 +278,10 @@ def verdicts(table: pd.DataFrame, k: int = 64, of: Iterable[Claim] | None = None
             both = [claim.first, claim.second]
             if not set(both) <= set(counted.index) or (claim.matched and counted[both].min() < 2):
                 continue
-            found = _found(table, domain, claim, strengths(scores, domain))
+            try:
+                found = _found(table, domain, claim, strengths(scores, domain))
+            except NotComparable:
+                continue
             row = {"domain": domain, "claim": claim.text, "verdict": verdict(found["low"], found["high"], claim.within)}
             rows.append(row | found)
     columns = ["domain", "claim", "verdict", "value", "low", "high", "seeds"]
@@ -290,10 +314,14 @@ def scoreboard(table: pd.DataFrame, runs: pd.DataFrame, domain: str, k: int = 64
     whatever else the machine did.
     """
     best = strengths(run_scores(table, (1, 64)), domain)
-    ranks = {name: rank for rank, name in enumerate(["base", *METHODS])}
-    ordered = sorted(best, key=lambda name: (ranks.get(name, len(ranks)), name))  # as METHODS, then variants
-    rows = {name: _row(table, runs, domain, (name, best[name]), k) for name in ordered}
+    rows = {name: _row(table, runs, domain, (name, best[name]), k) for name in sorted(best, key=rank)}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def rank(name: str) -> tuple[int, str]:
+    """Sorts names of methods: the base model, then as in `METHODS`, then variants by name."""
+    known = ["base", *METHODS]
+    return known.index(name) if name in known else len(known), name
 
 
 def _row(table: pd.DataFrame, runs: pd.DataFrame, domain: str, of: Runs, k: int) -> dict:
@@ -347,15 +375,15 @@ IDEAS += [(name, "dph-f") for name in ("dph-f+one", "dph-f+target", "grpo+pass@2
 def at_equal_pass_at_1(table: pd.DataFrame, domain: str, pairs=None, scores=("Pass@8", "Pass@64")) -> pd.DataFrame:
     """`matched` for each pair whose second method was swept; the first may be a single point, compared where it stands.
 
-    Rows pairs, columns first, second, score, difference, low, high, seeds, from_, to. Pairs that were not run are left out.
+    Rows pairs, columns first, second, score, difference, low, high, seeds, from_, to. Pairs that were not run, or have no
+    seed in common, are left out.
     """
     points = table[table["domain"] == domain].groupby("method", observed=True)["strength"].nunique()
     pairs = [(a, b) for a, b in pairs or PAIRS + IDEAS if a in points.index and points.get(b, 0) > 1]
-    rows = [
-        {"first": a, "second": b, "score": score} | matched(table, domain, a, b, score)
-        for a, b in pairs
-        for score in scores
-    ]
+    rows = []
+    for (a, b), score in product(pairs, scores):
+        with suppress(NotComparable):
+            rows.append({"first": a, "second": b, "score": score} | matched(table, domain, a, b, score))
     found = pd.DataFrame(rows, columns=["first", "second", "score", "value", "low", "high", "seeds", "from_", "to"])
     return found.rename(columns={"value": "difference"})
 
@@ -368,14 +396,13 @@ def moonshot(table: pd.DataFrame, domain: str) -> pd.DataFrame:
     """
     best = strengths(run_scores(table, (1, 64)), domain)
     best = best if "grpo" in best else {}
-    gaps = {
-        name: {
-            "Pass@1 - GRPO": difference(table, domain, (name, best[name]), ("grpo", best["grpo"]), "Pass@1")["value"],
-            "Pass@64 - base": difference(table, domain, (name, best[name]), ("base", None), "Pass@64")["value"],
-        }
-        for name in best
-    }
-    found = pd.DataFrame.from_dict(gaps, orient="index", columns=None if gaps else ["Pass@1 - GRPO", "Pass@64 - base"])
+    goals, gaps = {"Pass@1 - GRPO": ("grpo", None), "Pass@64 - base": ("base", None)}, {}
+    for name, at in best.items():
+        with suppress(NotComparable):
+            gaps[name] = [
+                difference(table, domain, (name, at), to, goal.split()[0])["value"] for goal, to in goals.items()
+            ]
+    found = pd.DataFrame.from_dict(gaps, orient="index", columns=list(goals))
     return found.assign(worst=found.min(axis=1)).sort_values("worst", ascending=False)
 
 

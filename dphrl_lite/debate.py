@@ -82,8 +82,7 @@ def like_paper(
     else:
         at = found["method"].map(conclusions.strengths(scores, domain)).astype(float)
         kept = np.isclose(found["strength"], at, equal_nan=True) & ~found["method"].str.contains("+", regex=False)
-    ranks = {name: rank for rank, name in enumerate(["base", *METHODS])}
-    return found[kept].sort_values("method", key=lambda names: names.map(ranks).fillna(99), kind="stable")
+    return found[kept].sort_values("method", key=lambda names: names.map(conclusions.rank), kind="stable")
 
 
 def exchange(one: pd.DataFrame, many: pd.DataFrame) -> pd.DataFrame:
@@ -180,10 +179,11 @@ def levers(points: pd.DataFrame, score: str = "Pass@64") -> pd.DataFrame:
 def rungs(
     table: pd.DataFrame, domain: str, eta: float, scores: Sequence[str] = ("Pass@1", "Pass@8", "Pass@64")
 ) -> pd.DataFrame:
-    """From the base model to DPH-F, step by step: step, score, value, low, high; differences on test problems.
+    """From the base model to DPH-F, step by step: step, score, value, low, high, seeds; differences on test problems.
 
-    The changes: GRPO on all problems; D_pef left out of it; its right answers rehearsed by cross-entropy at strength
-    `eta`; f(u) of forward KL instead, at the same strength. The values of a score add up to that of DPH-F minus base.
+    The changes: GRPO on all problems; D_pef left out of it, with a wider upper clip; its right answers rehearsed by
+    cross-entropy at strength `eta`; f(u) of forward KL instead, at the same strength. The values of a score add up to that of
+    DPH-F minus base, over the seeds that all five have.
 
     Args:
         table: outcomes.
@@ -200,11 +200,10 @@ def rungs(
         "rehearse it by cross-entropy": ("sft", eta),
         "f(u) instead of cross-entropy": ("dph-f", eta),
     }
-    rows, before = [], ("base", None)
-    for step, runs in steps.items():
-        found = {score: conclusions.difference(table, domain, runs, before, score) for score in scores}
-        rows += [{"step": step, "score": score} | band for score, band in found.items()]
-        before = runs
+    chain, rows = [("base", None), *steps.values()], []
+    for score in scores:
+        bands = conclusions.differences(table, domain, chain, score)
+        rows += [{"step": step, "score": score} | band for step, band in zip(steps, bands, strict=True)]
     return pd.DataFrame(rows)
 
 

@@ -261,17 +261,19 @@ def sweep(
     for domain in domains:
         prepare(domain, folder, progress=True)
     wanted = [Trial(domain, "base", None, 0) for domain in domains] + list(wanted)
-    missing = [trial for trial in wanted if trial.name not in _done(folder)]
+    done = _done(folder)
+    missing = [trial for trial in wanted if trial.name not in done]
     bar = tqdm(total=len(wanted), initial=len(wanted) - len(missing), desc="frontier", unit="run")
     with bar, ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         begun = [pool.submit(_in_time, trial, folder, until) for trial in missing]
         try:
-            for done in as_completed(begun):
-                bar.update(done.result())
+            for run in as_completed(begun):
+                bar.update(run.result())
         except BaseException:  # Ctrl-C too: those that run are finished, no other is begun
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    left = sum(trial.name not in _done(folder) for trial in wanted)
+    done = _done(folder)
+    left = sum(trial.name not in done for trial in wanted)
     if left:
         print(f"{left} of {len(wanted)} runs are missing; the same command goes on with them", file=sys.stderr)
     return left
@@ -336,7 +338,8 @@ def collect(folder: str | Path):
     small = {"n": "int16", "c": "int16", "distinct": "int16", "seed": "int8"} | dict.fromkeys(COLUMNS[:4], "category")
     table = pd.concat(tables, ignore_index=True).astype(small | {"problem": "category"})
     for name, frame in {OUTCOMES: table, RUNS: runs}.items():
-        write = lambda path, frame=frame: frame.to_parquet(path, index=False, compression="zstd")
+        ordered = frame.sort_values(TRIAL, kind="stable")  # however often the sweep was stopped
+        write = lambda path, frame=ordered: frame.to_parquet(path, index=False, compression="zstd")
         checkpoint.write_whole(folder / name, write)
 
 

@@ -61,7 +61,10 @@ class Plot(anywidget.AnyWidget):
     export default {
       async render({ model, el }) {
         el.classList.add("dphrl-plot");
-        const Plotly = await (globalThis.dphrlPlotly ??= load(model));
+        const Plotly = await (globalThis.dphrlPlotly ??= load(model).catch((error) => {
+          globalThis.dphrlPlotly = undefined; // the next plot tries again
+          throw error;
+        }));
         const node = el.appendChild(document.createElement("div"));
         const draw = () => {
           const { data, layout } = model.get("figure");

@@ -70,7 +70,7 @@ def write(folder: Path = NOTEBOOKS / "solutions") -> None:
     for stale in {path.name for path in folder.glob("*.ipynb")} - set(texts):
         (folder / stale).unlink()
     for name, text in texts.items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -540,8 +540,9 @@ class TrainingLab(TrainingDashboard):
             says = f"{name}: stopped after {len(self._log(name))} of {steps} steps. Continue goes on from there"
         except Exception as error:  # in a thread nobody else would show it
             says = f"{name}: {error}"
-        self.thread = None
-        self._say(says)
+        with self._lock:
+            self.thread = None
+            self._say(says)
 
     def _after_step(self, name: str, steps: int, record: dict):
         self._says = f"{name}: step {record['step']} of {steps}"
@@ -550,10 +551,10 @@ class TrainingLab(TrainingDashboard):
             raise _Stopped  # the step is logged and has its checkpoint
 
     def _stop(self, _button=None):
-        if self.thread is not None:
-            self._says = "stopping when this step is done"  # before the run is told: what it says then is the last word
-            self._stopping.set()
-            self.redraw()
+        with self._lock:  # what the run says then is the last word
+            if self.thread is not None:
+                self._stopping.set()
+                self._say("stopping when this step is done")
 
     def _reset(self, _button=None):
         if self.thread is None:

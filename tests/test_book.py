@@ -167,7 +167,11 @@ def test_what_has_not_changed_is_not_run_again(pages, folder, cache, tmp_path, n
 
 def test_new_words_need_no_new_run_and_new_code_does(pages, folder, cache, no_kernel):
     def build(cells):
-        return book.executed(nbformat.v4.new_notebook(cells=cells), "00_first", book.current(cache, "-quick"))
+        first = nbformat.v4.new_notebook(cells=cells)
+        second = book.read(folder / "01_second.ipynb", quick=True)
+        places = book.places({"00_first": first, "01_second": second}, book.current(cache, "-quick"))
+        assert places["01_second"].is_dir() or len(cells) > len(old) + 1  # what comes after new code is run again, too
+        return book.executed(first, places["00_first"])
 
     old = [cell for cell in book.read(folder / "00_first.ipynb", quick=True).cells if cell.cell_type == "code"]
     found = build([words("# Other words"), *old])
@@ -187,7 +191,17 @@ def test_a_cell_that_fails_is_an_error_that_names_the_notebook(tmp_path):
     write(tmp_path, "02_broken.ipynb", [words("# Broken"), code("1 / 0")])
     with pytest.raises(RuntimeError, match=r"(?s)02_broken.*ZeroDivisionError"):
         book.build(tmp_path / "out", folder=tmp_path, cache=tmp_path / "cache")
-    assert not list(tmp_path.glob("cache/*/*.ipynb"))
+    assert not list(tmp_path.glob("cache/**/*.ipynb"))
+
+
+def test_a_notebook_begins_with_what_those_before_it_left(tmp_path):
+    write(tmp_path, "00_leaves.ipynb", [words("# A"), code("open('left', 'a').write('apple')")])
+    write(tmp_path, "01_finds.ipynb", [words("# B"), code("print(open('left').read())")])
+    where = {"folder": tmp_path, "cache": tmp_path / "cache"}
+    assert "apple\n" in book.build(tmp_path / "out", **where)[2].read_text()
+    write(tmp_path, "00_leaves.ipynb", [words("# A"), code("open('left', 'a').write('pear')")])
+    again = book.build(tmp_path / "out", **where)[2].read_text()
+    assert "pear\n" in again and "applepear" not in again
 
 
 @pytest.mark.parametrize(

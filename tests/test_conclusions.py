@@ -189,3 +189,41 @@ def test_beside_keeps_the_same_problems_and_seeds_and_no_run_twice(table):
     assert len(conclusions.at_equal_pass_at_1(found, "toy", [("mine", "dph-js")], ["Pass@64"])) == 1
     with pytest.raises(ValueError, match=r"training seeds are \[0, 1, 2, 3, 4\]"):
         conclusions.beside(every, mine.assign(seed=9))
+
+
+# ---- a sweep that was stopped: not every run has every seed ------------------------------------------------------------
+
+
+@pytest.fixture
+def stopped(table):
+    """Methods have seeds 0 and 1, base 0 alone; `rkl` at its stronger strength, and "late", were not reached with seed 1."""
+    fronts = {"grpo": [(np.nan, 0.6, 0.7)], "late": [(np.nan, 0.5, 0.9)]}
+    whole = pd.concat([table, made({"base": [(np.nan, 0.3, 0.9)]} | fronts)])
+    whole = whole[whole["seed"] < 2]
+    whole = pd.concat([whole, whole[whole["split"] == "test"].assign(split="probe")])
+    once = (whole["method"].isin(["base", "late"])) | ((whole["method"] == "rkl") & (whole["strength"] == 1.0))
+    return whole[~(once & (whole["seed"] == 1))]
+
+
+def test_a_strength_is_chosen_over_the_seeds_that_all_strengths_have(stopped):
+    part = (stopped["method"] == "rkl") & (stopped["strength"] == 0.1) & (stopped["seed"] == 1)
+    lucky = stopped.assign(c=stopped["c"].where(~part, stopped["n"]))  # a seed that the other strength does not have
+    assert conclusions.strengths(run_scores(lucky), "toy") == conclusions.strengths(run_scores(stopped), "toy")
+    apart = stopped[~((stopped["method"] == "rkl") & (stopped["strength"] == 0.1) & (stopped["seed"] == 0))]
+    assert "rkl" in conclusions.strengths(run_scores(apart), "toy")  # none in common: all count
+
+
+def test_differences_along_a_chain_add_up_whatever_seeds_there_are(stopped):
+    chain = [("base", None), ("grpo", None), ("late", None)]
+    found = conclusions.differences(stopped, "toy", chain, "Pass@64")
+    whole = difference(stopped, "toy", chain[-1], chain[0], "Pass@64")
+    assert sum(step["value"] for step in found) == pytest.approx(whole["value"])
+    assert {step["seeds"] for step in found} == {1}
+
+
+def test_runs_without_a_common_seed_are_left_out_of_the_tables(stopped):
+    other = stopped.assign(seed=stopped["seed"] + 5 * stopped["method"].isin(["rkl", "late"]))
+    assert len(verdicts(stopped)) > len(verdicts(other)) > 0
+    assert conclusions.at_equal_pass_at_1(other, "toy", [("dph-js", "rkl")]).empty
+    assert "late" in conclusions.moonshot(stopped, "toy").index
+    assert "late" not in conclusions.moonshot(other, "toy").index

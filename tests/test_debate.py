@@ -227,16 +227,21 @@ def test_off_target_lab_follows_every_control():
 # ---- the capstone ----------------------------------------------------------------------------------------------------
 
 
-def test_the_capstone_from_a_formula_to_a_place_on_the_front(registry, shipped, tmp_path, monkeypatch):
+@pytest.fixture
+def few_problems(monkeypatch):
     few = dict.fromkeys(("cd3", "cd4"), 24)
     monkeypatch.setattr(frontier, "TRAINED", frontier.TRAINED | {"countdown": few})
     small = {"problems_per_step": 4, "rehearsal_per_step": 8, "steps": 60}
     monkeypatch.setattr(frontier, "SETTINGS", {"countdown": small})
     frontier.training_problems.cache_clear()
+    yield
+    frontier.training_problems.cache_clear()
+
+
+def test_the_capstone_from_a_formula_to_a_place_on_the_front(registry, shipped, tmp_path, few_problems):
     mine = registry(divergences.Divergence("mine", lambda d: -torch.log(0.1 + 0.9 * torch.exp(d)), label="mine"))
     where = {"steps": 1, "problems": 6, "progress": False}
     tables = [frontier.place("dph-mine", s, tmp_path, **where) for s in (None, 0.5)]
-    frontier.training_problems.cache_clear()
     placed = pd.concat(tables)
     assert set(placed["strength"]) == {round(1 / mine.curvature, 2), 0.5} and len(placed) == 2 * 2 * 6
     together = conclusions.beside(shipped, placed)

@@ -151,8 +151,8 @@ def test_diversity_is_the_share_with_at_least_so_many():
 def scores():
     runs = [
         ("base", None, 0, 0.3, 1.0),
-        ("rkl", 1.0, 0, 0.4, 0.8),
         ("rkl", 0.1, 0, 0.5, 0.7),
+        ("rkl", 1.0, 2, 0.4, 0.8),
         ("rkl", 0.1, 1, 0.7, 0.5),
     ]
     runs += [("grpo", None, 0, 0.6, 0.6)]
@@ -170,6 +170,7 @@ def test_front_is_the_mean_over_seeds_along_the_strengths(scores):
         shown["rkl"].text[0]
         == "<b>rkl</b>, strength 0.1<br>mean of 2 seeds<br>Pass@1 60.0%<br>Pass@8 60.0%<br>distinct 2.00"
     )
+    assert "strength 1<br>seed 2<br>" in shown["rkl"].text[1]
     assert shown["grpo"].mode == "markers"
     (dots,) = [t for t in figures.front(scores, "toy", height="Pass@8").data if t.legendgroup == "rkl" and not t.name]
     assert sorted(dots.x) == [0.4, 0.5, 0.7]

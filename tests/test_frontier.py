@@ -84,7 +84,7 @@ def test_a_sweep_goes_on_where_it_was_stopped(small, tmp_path, monkeypatch, caps
 
 
 def test_collected_runs_are_not_run_again_and_stay(small, tmp_path):
-    first, second = Trial("countdown", "base", None, 0), Trial("countdown", "grpo", None, 0)
+    first, second = Trial("countdown", "grpo", None, 0), Trial("countdown", "base", None, 0)
     frontier.run_trial(first, tmp_path)
     frontier.collect(tmp_path)
     for path in tmp_path.glob("*-seed0.*"):  # as in a copy of what is shipped
@@ -96,7 +96,10 @@ def test_collected_runs_are_not_run_again_and_stay(small, tmp_path):
     frontier.collect(tmp_path)  # what is there twice is not counted twice
     table, runs = frontier.read(tmp_path)
     assert frontier._done(tmp_path) == {first.name, second.name} and len(runs) == 2
-    again = table[table["method"] == "base"].reset_index(drop=True)
+    assert (
+        list(runs["method"]) == list(table["method"].unique()) == ["base", "grpo"]
+    )  # not in the order in which they ran
+    again = table[table["method"] == "grpo"].reset_index(drop=True)
     assert again.astype(str).equals(before.astype(str)) and len(table) == 2 * len(before)
 
 

@@ -8,6 +8,7 @@ cell with the placeholder, a call of `answer` as its last line, and the solution
     ✎ 01-1: no answer yet. Replace the `...` in this cell, then run it again.
 """
 
+import copy
 import html
 import importlib
 import inspect
@@ -126,7 +127,10 @@ def progress(notebook: str) -> str:
 
 def number(given) -> float:
     """An answer that has to be one number, as a float; raises `Hint`."""
-    value = given.item() if hasattr(given, "item") and np.size(given) == 1 else given
+    try:
+        value = given.item() if hasattr(given, "item") else given  # of numpy, pandas or torch
+    except (ValueError, RuntimeError):  # more than one
+        value = given
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise Hint(f"A number is asked for, not {_kind(given)}.")
     return float(value)
@@ -156,16 +160,29 @@ def nearest(value: float, typical: Mapping[float, str], otherwise: str, toleranc
 
 
 def call(function, *arguments, **named):
-    """The value of a function that the student wrote; raises `Hint` where it is none, fails, or returns nothing."""
+    """The value of a function that the student wrote, for copies of the arguments, which it may change.
+
+    Raises `Hint` where it is none, fails, or returns nothing.
+    """
     if not callable(function):
         raise Hint(f"A function is asked for, not {_kind(function)}. Give its name, without brackets.")
     try:
-        value = function(*arguments, **named)
+        value = function(*map(_copied, arguments), **{key: _copied(value) for key, value in named.items()})
     except Exception as error:
         raise Hint(f"Your function raised {type(error).__name__}: {error}") from error
-    if _is_empty(value):
-        raise Empty(f"`{getattr(function, '__name__', 'the function')}` returns nothing yet. Replace the `...` in it.")
+    name = getattr(function, "__name__", "the function")
+    if value is ...:
+        raise Empty(f"`{name}` returns nothing yet. Replace the `...` in it.")
+    if value is None:
+        raise Hint(
+            f"`{name}` returned nothing for one of the inputs it was tried on. Does each branch `return` its value?"
+        )
     return value
+
+
+def _copied(argument):
+    """A copy, but of a tensor whose gradient is asked for: torch lets nobody change that in place."""
+    return argument if getattr(argument, "requires_grad", False) else copy.deepcopy(argument)
 
 
 def close(given, expected, tolerance: float = 1e-4) -> bool:

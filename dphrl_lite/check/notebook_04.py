@@ -111,7 +111,7 @@ def fooled(given):
         raise Hint("A query is asked for, as text in quotes.")
     if re.search(r"genre|fantasy", given, re.IGNORECASE):
         raise Hint("Your query looks at the genre. What else do the authors of this small library have in common?")
-    if "'" in given or not re.search(r"\b(from|join)\s+(author|book|loan)\b", given, re.IGNORECASE):
+    if re.search(r"['\"]", given) or not re.search(r"\b(from|join)\s+(author|book|loan)\b", given, re.IGNORECASE):
         raise Hint("Your query has learnt its rows by heart. Let it read a table, without text in quotes.")
     verdict = one.verify(question, given)
     if not verdict.correct:

@@ -66,8 +66,8 @@ def buffer(given):
     """Mend a rehearsal buffer that holds wrong answers and drops problems at the threshold."""
     drawn = rollouts(a=8, b=6, c=5, d=0, e=7)
     for table, threshold in ((drawn, 6), (drawn, 5), (drawn, 8), (rollouts(c=5, d=0), 6)):
-        kept = call(given, table.copy(), threshold)
-        if not isinstance(kept, pd.DataFrame) or not {"problem_id", "sample"} <= set(kept.columns):
+        kept = call(given, table, threshold)
+        if not isinstance(kept, pd.DataFrame) or not set(table.columns) <= set(kept.columns):
             raise Hint("Your function has to return rows of the table `rollouts`, with all their columns.")
         _compare(kept, table, threshold)
     return "Right answers to problems of D_pef, and nothing else."

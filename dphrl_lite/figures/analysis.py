@@ -193,13 +193,13 @@ def _add_runs(figure: go.Figure, name: str, runs: pd.DataFrame, height: str, lin
     """The seeds of a method as small dots, and the means over seeds: a line along the strengths, or one mark."""
     columns = [column for column in runs if column.startswith("Pass@") or column == "distinct"]
     means = runs.groupby("strength", dropna=False)[columns].mean().reset_index()
-    seeds = runs.groupby("strength", dropna=False)["seed"].nunique().to_list()
+    seeds = runs.groupby("strength", dropna=False)["seed"].unique().to_list()
     shared = {"legendgroup": name, "hovertemplate": "%{text}<extra></extra>"}
-    if max(seeds) > 1:
+    if max(map(len, seeds)) > 1:
         told = [_told(name, f"seed {row['seed']}", row, columns) for _, row in runs.iterrows()]
         dots = {"mode": "markers", "marker": {"color": line["color"], "size": 5, "opacity": 0.45}, "showlegend": False}
         figure.add_scatter(x=runs["Pass@1"], y=runs[height], text=told, **dots, **shared)
-    who = [f"mean of {n} seeds" if n > 1 else f"seed {runs['seed'].iloc[0]}" for n in seeds]
+    who = [f"mean of {len(of)} seeds" if len(of) > 1 else f"seed {of[0]}" for of in seeds]
     told = [_told(name, some, row, columns) for some, (_, row) in zip(who, means.iterrows(), strict=True)]
     look = {"mode": "lines+markers", "line": line, "marker": {"size": np.linspace(7, 15, len(means)), "opacity": 1}}
     if symbol:

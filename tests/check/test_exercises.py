@@ -6,7 +6,10 @@ import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from dphrl_lite import check, solutions
 
@@ -81,8 +84,24 @@ def test_a_function_that_fails_is_told_its_error_and_one_without_body_that_it_is
     monkeypatch.setitem(check.CHECKS, "99-1", lambda given: f"It gives {check.call(given, 2)}.")
     assert check.answer("99-1", lambda x: x + 1).message == "right. It gives 3."
     assert "ZeroDivisionError" in check.answer("99-1", lambda x: x / 0).message
-    assert check.answer("99-1", lambda x: None).right is None
+    assert check.answer("99-1", lambda x: ...).right is None
+    assert "each branch" in check.answer("99-1", lambda x: None).message
     assert "A function is asked for" in check.answer("99-1", 3).message
+
+
+def test_an_answer_may_be_a_number_of_any_library():
+    for given in (0.5, np.float32(0.5), np.array([0.5]), torch.tensor(0.5), torch.tensor([0.5]), pd.Series([0.5])):
+        assert check.number(given) == 0.5
+    for given in (torch.tensor([1.0, 2.0]), np.array([1, 2]), "0.5", True):
+        with pytest.raises(check.Hint, match="A number is asked for"):
+            check.number(given)
+
+
+def test_a_function_that_changes_its_input_harms_nobody(monkeypatch):
+    kept = torch.ones(2)
+    monkeypatch.setitem(check.CHECKS, "99-1", lambda given: f"{check.call(given, kept)}")
+    assert check.answer("99-1", lambda x: x.zero_().sum().item())
+    assert kept.sum() == 2
 
 
 def test_a_solution_that_is_wrong_is_an_error():

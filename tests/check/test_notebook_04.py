@@ -81,6 +81,7 @@ WRONG = [
     ),
     ("04-3", "SELECT * FROM (VALUES ('A'), ('B'))", "by heart"),
     ("04-3", "SELECT name FROM author WHERE name IN ('A')", "by heart"),
+    ("04-3", 'SELECT name FROM author WHERE name IN ("A")', "by heart"),  # text, too, for SQLite
     ("04-3", 7, "as text"),
     ("04-4", 0.02, "of all that pass"),
     ("04-4", 0.018, "of those that pass"),

@@ -40,6 +40,7 @@ WRONG = [
     ("05-2", LUCK | {32: math.comb(32, 24) / 2**32}, "K = 32: That is the chance of exactly"),
     ("05-2", LUCK | {32: LUCK[8]}, "K = 32"),
     ("05-3", unmended, "holds wrong answers"),
+    ("05-3", lambda rollouts, threshold=6: rollouts[["problem_id", "sample"]], "all their columns"),
     ("05-3", kept(lambda rollouts, count, threshold: count >= threshold), "holds wrong answers"),
     (
         "05-3",
