@@ -58,7 +58,8 @@ class Result:
     def _repr_html_(self) -> str:
         hue = _LOOKS[self.right][1]
         style = f"border-left: 4px solid {hue}; padding: 4px 12px; color: {hue}; background: #FFFFFF"
-        words = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(repr(self)))
+        code = r'<code style="color: inherit; background: #EEEEEE">\1</code>'  # a dark theme has its own
+        words = re.sub(r"`([^`]+)`", code, html.escape(repr(self)))
         return f'<div role="status" style="{style}">{words}</div>'
 
 

@@ -108,5 +108,5 @@ def test_a_query_that_even_the_second_database_calls_right_is_sent_back():
 
 
 def test_code_in_a_hint_is_shown_as_code_and_progress_without_quotes():
-    assert "<code>13</code> is rewarded" in check.answer("04-1", by_value)._repr_html_()
+    assert ">13</code> is rewarded" in check.answer("04-1", by_value)._repr_html_()
     assert repr(check.progress("04")) == check.progress("04")
