@@ -135,16 +135,16 @@ def bandit_points(
     return pd.concat(tables, ignore_index=True)
 
 
-def run_points(scores: pd.DataFrame, methods: Sequence[str] = DIRECTIONS) -> pd.DataFrame:
-    """The fronts of the sweep's methods on test problems in the form of `bandit_points`, means over seeds.
+def run_points(scores: pd.DataFrame) -> pd.DataFrame:
+    """The fronts of `DIRECTIONS` in the sweep on test problems in the form of `bandit_points`, means over seeds.
 
     Strengths are multiplied by the curvature f''(1), so that equal ones hold small steps equally hard.
     """
     rows = (
         scores.xs("test", level="split").groupby(["domain", "method", "strength"], observed=True).mean().reset_index()
     )
-    rows = rows[rows["method"].isin(methods)].astype({"domain": str, "method": str})
-    kinds = {name: METHODS[name].divergence for name in methods}
+    rows = rows[rows["method"].isin(DIRECTIONS)].astype({"domain": str, "method": str})
+    kinds = {name: METHODS[name].divergence for name in DIRECTIONS}
     curvature = {name: divergences.get(kind).curvature if kind else 1.0 for name, kind in kinds.items()}
     strength = (rows["strength"] * rows["method"].map(curvature)).round(4)
     return rows.rename(columns={"domain": "group"}).assign(world=0, strength=strength)

@@ -62,15 +62,14 @@ class Modes:
         nearest = (GRID[:, None] - self.centres).abs().argmin(-1)
         return torch.zeros(self.count, dtype=torch.float64).index_add(0, nearest, p)
 
-    def off_target(self, p: Tensor, below: float = 0.05) -> Tensor:
-        """How much of a distribution on `GRID` `[..., N]` lies where the target has next to nothing: less than `below` of
-        its highest density `[...]`."""
-        return (p * self.is_off(below)).sum(-1)
+    def off_target(self, p: Tensor) -> Tensor:
+        """How much of a distribution on `GRID` `[..., N]` lies where the target has next to nothing (`is_off`), `[...]`."""
+        return (p * self.is_off()).sum(-1)
 
-    def is_off(self, below: float = 0.05) -> Tensor:
-        """Where on `GRID` the target has less than `below` of its highest density, bool `[N]`."""
+    def is_off(self) -> Tensor:
+        """Where on `GRID` the target has less than a twentieth of its highest density, bool `[N]`."""
         density = self.density()
-        return density < below * density.max()
+        return density < 0.05 * density.max()
 
 
 @dataclass(frozen=True)

@@ -668,21 +668,16 @@ def collapse_lab(divergence: str = "js", seed: int = 0) -> Live:
         path = paths(name, groups, sharing, rehearse).at_strength(_STRENGTHS.index(strength))
         return figures.collapse_lab(path, name if strength else "grpo", k, context)
 
-    choose = lambda label, options, value: ipywidgets.Dropdown(
-        options=options, value=value, description=label, style=_WIDE, layout={"width": "360px"}
-    )
-    slide = lambda label, options, value: ipywidgets.SelectionSlider(
-        options=options, value=value, description=label, style=_WIDE, layout={"width": "360px"}
-    )
+    choose = partial(_choice, kind=ipywidgets.Dropdown)
     names = [(known[n].label if n != "alpha" else "alpha", n) for n in known]
     controls = {
-        "strength": slide("strength", [(f"{s:g}", s) for s in _STRENGTHS], 0.0),
-        "k": slide("k", [2**i for i in range(1, 9)], 64),
+        "strength": _choice("strength", [(f"{s:g}", s) for s in _STRENGTHS], 0.0),
+        "k": _choice("k", [2**i for i in range(1, 9)], 64),
         "name": choose("Divergence", names, divergence),
         "rehearse": choose("penalty", _PENALTIES.items(), "all"),
         "groups": choose("gradients", _GROUPS.items(), 0),
-        "sharing": slide("sharing", list(_SHARING.items()), 0.9),
-        "context": slide("context", held_out, held_out[-4]),
+        "sharing": _choice("sharing", list(_SHARING.items()), 0.9),
+        "context": _choice("context", held_out, held_out[-4]),
     }
     return Live(controls, build)
 

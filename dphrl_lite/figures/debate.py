@@ -1,6 +1,6 @@
 """Figures of the debate: what moves a score, what a gain consists of, guessing, mass off target, the paper's tables."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -210,19 +210,17 @@ def exchanges(paper: pd.DataFrame, ours: pd.DataFrame, k: int | str) -> go.Figur
     return styled(figure, 400, "What one answer gains, and many lose; colours as above", uirevision="keep")
 
 
-def placed(
-    scores: pd.DataFrame, name: str, domain: str = "countdown", height: str = "Pass@64", among: Collection[str] = ()
-) -> go.Figure:
-    """The front of the shipped methods, with the runs of one more method marked as yours.
+def placed(scores: pd.DataFrame, name: str, domain: str = "countdown") -> go.Figure:
+    """The front of the shipped methods (the paper's and controls that have several strengths), with the runs of one more
+    method marked as yours.
 
     Args:
         scores: from `conclusions.run_scores` of `conclusions.beside`.
         name: your method, at one strength or several.
-        domain, height: as `front` takes them.
-        among: methods to draw beside base, GRPO and yours; empty: the paper's and controls, where they have several strengths.
+        domain: as `front` takes it.
     """
-    others = among or [method for method in swept(scores) if method != name and "+" not in method]
-    figure = front(scores, domain, "test", height, [*others, "grpo", name])
+    others = [method for method in swept(scores) if method != name and "+" not in method]
+    figure = front(scores, domain, "test", "Pass@64", [*others, "grpo", name])
     mine = scores.loc[domain].xs("test", level="split").loc[[name]].groupby("strength", dropna=False).mean()
     for strength, row in mine.iterrows():
         words = "yours" if pd.isna(strength) else f"yours, η = {strength:g}"
@@ -233,5 +231,5 @@ def placed(
             "ax": -64,
             "ay": 92,
         }  # below the front is room
-        figure.add_annotation(x=row["Pass@1"], y=row[height], text=f"<b>{words}</b>", standoff=8, **look)
+        figure.add_annotation(x=row["Pass@1"], y=row["Pass@64"], text=f"<b>{words}</b>", standoff=8, **look)
     return figure
