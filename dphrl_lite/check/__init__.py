@@ -81,13 +81,25 @@ def exercise(name: str) -> Callable:
     return register
 
 
+def checks(notebook: str | None = None) -> dict[str, Callable]:
+    """The checks by exercise: those of a notebook such as "01", and whatever is loaded; all, where None or unknown.
+
+    A notebook's module is imported when it is asked for: what some check with needs seconds.
+    """
+    every = [module.name for module in pkgutil.iter_modules(__path__)]
+    asked = f"notebook_{notebook}"
+    for name in [asked] if asked in every else every:
+        importlib.import_module(f"{__name__}.{name}")
+    return CHECKS
+
+
 def answer(exercise: str, given) -> Result:
     """Check the answer `given` to an `exercise` such as "01-1". Never raises an error on an answer, whatever it is.
 
     Raises:
         KeyError: there is no such exercise.
     """
-    check = lookup(CHECKS, "exercise", exercise)
+    check = lookup(checks(str(exercise).partition("-")[0]), "exercise", exercise)
     try:
         if _is_empty(given):
             raise Empty(EMPTY)
@@ -116,7 +128,7 @@ def require(exercise: str, given) -> Result:
 
 def progress(notebook: str) -> str:
     """How many exercises of a notebook, such as "01", have been answered in this session."""
-    names = [name for name in CHECKS if name.startswith(f"{notebook}-")]
+    names = [name for name in checks(notebook) if name.startswith(f"{notebook}-")]
     right = [name for name in names if _given.get(name)]
     open_ones = ", ".join(name for name in names if name not in right)
     done = f"; still open: {open_ones}." if open_ones else ". All done."
@@ -209,6 +221,3 @@ def _kind(given) -> str:
 def _is_empty(given) -> bool:
     return given is None or given is ...
 
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")

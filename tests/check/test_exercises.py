@@ -26,7 +26,7 @@ def nothing_answered(monkeypatch):
 
 
 def test_every_exercise_has_a_check_and_every_check_an_exercise():
-    assert set(ASKED) == set(check.CHECKS)
+    assert set(ASKED) == set(check.checks())
 
 
 @pytest.mark.parametrize("notebook", WITH_EXERCISES)
@@ -35,14 +35,14 @@ def test_there_are_at_least_four_exercises(notebook):
 
 
 @pytest.mark.parametrize("empty", [..., None])
-@pytest.mark.parametrize("exercise", check.CHECKS)
+@pytest.mark.parametrize("exercise", check.checks())
 def test_no_answer_is_told_so(exercise, empty):
     result = check.answer(exercise, empty)
     assert result.right is None and not result
     assert "no answer yet" in result.message
 
 
-@pytest.mark.parametrize("exercise", check.CHECKS)
+@pytest.mark.parametrize("exercise", check.checks())
 def test_an_answer_of_a_strange_kind_raises_nothing(exercise):
     for strange in (object(), "?", [], {}, float("nan"), lambda *_, **__: 1 / 0, lambda *_, **__: "?", print):
         result = check.answer(exercise, strange)
@@ -51,7 +51,7 @@ def test_an_answer_of_a_strange_kind_raises_nothing(exercise):
 
 
 def test_wrong_answers_to_every_exercise_are_tested():
-    assert {exercise for exercise, _, _ in WRONG} >= set(check.CHECKS)
+    assert {exercise for exercise, _, _ in WRONG} >= set(check.checks())
 
 
 @pytest.mark.parametrize(("exercise", "given", "told"), WRONG)
@@ -111,7 +111,7 @@ def test_a_solution_that_is_wrong_is_an_error():
 
 
 def test_progress_counts_the_latest_answer():
-    total = sum(name.startswith("01-") for name in check.CHECKS)
+    total = sum(name.startswith("01-") for name in check.checks())
     check.answer("01-1", "forward_kl")
     assert check.progress("01").startswith(f"Exercises of notebook 01: 1 of {total} right")
     check.answer("01-1", "js")
