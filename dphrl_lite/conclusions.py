@@ -368,6 +368,10 @@ IDEAS = [
     ("dph-f+3of8", "dph-f"),
     ("dph-f+all+pass@4", "dph-f+all"),
     ("dph-f+pass@2", "dph-f"),
+    ("dph-f+wise", "dph-f"),
+    ("dph-f+wise", "grpo+wise"),
+    ("grpo+wise", "dph-f"),
+    ("grpo+wise+4x", "grpo+wise"),
 ]
 IDEAS += [(name, "dph-f") for name in ("dph-f+one", "dph-f+target", "grpo+pass@2", "grpo+pass@4", "grpo+pass@8")]
 

@@ -54,11 +54,17 @@ DRAWN = {"validation": 64, "test": 64, "probe": 16}  # answers to each problem
 
 @dataclass(frozen=True)
 class Variant:
-    """A method with further settings of the partition and of training, under a name of its own."""
+    """A method with further settings of the partition and of training, under a name of its own.
+
+    Training takes `longer` times the steps of its domain. Where `back` is given, the trained weights go part of the way back to
+    the reference's (`models.interpolate`), and that part is what the trial's strength means; `back` is the usual one.
+    """
 
     method: str
     partition: Mapping = field(default_factory=dict)
     train: Mapping = field(default_factory=dict)
+    longer: int = 1
+    back: float | None = None
 
 
 PASS_KS = (2, 4, 8)
@@ -71,6 +77,9 @@ IDEAS = {  # beyond the paper
     "dph-f+target": Variant("dph-f", train={"penalty_target": 0.03}),
     "dph-f+all+pass@4": Variant("dph-f", _ALL, {"advantage_k": 4}),
     "dph-f+pass@2": Variant("dph-f", train={"advantage_k": 2}),
+    "grpo+wise": Variant("grpo", back=0.5),  # WiSE-FT: weights between the untouched and the trained model's
+    "grpo+wise+4x": Variant("grpo", longer=4, back=0.6),
+    "dph-f+wise": Variant("dph-f", train={"strength": 0.1}, back=0.4),
 } | {f"grpo+pass@{k}": Variant("grpo", train={"advantage_k": k}) for k in PASS_KS}
 VARIANTS = {f"dph-alpha-{alpha}": Variant("dph-alpha", train={"alpha": alpha}) for alpha in (0.2, 0.5, 0.8)} | IDEAS
 
@@ -92,12 +101,12 @@ class Trial:
 
 
 def strengths() -> dict[str, tuple]:
-    """Method -> its strengths: five where a front is drawn, else one, at matched curvature."""
+    """Method -> its strengths: several where a front is drawn, else one; at matched curvature, but for what goes `back`."""
     swept = dict.fromkeys(["rkl", "rkl-k3", "sft", "dph-f", "dph-f+all"], 1.0) | {"dph-js": 2.0}  # 1 / f''(1)
     fronts = {name: tuple(round(scale * c, 4) for c in CURVATURES) for name, scale in swept.items()}
     fronts |= dict.fromkeys(["dph-f+balanced", "dph-f+3of8", "dph-f+all+pass@4"], CURVATURES[1:4])
-    fronts["dph-f+pass@2"] = CURVATURES[:3]
-    single = dict.fromkeys(VARIANTS, 1.0) | {"dph-js-definition": 4.0, "dph-f+target": 0.3}
+    fronts |= {"dph-f+pass@2": CURVATURES[:3], "grpo+wise": (0.3, 0.5, 0.7), "dph-f+wise": (0.3, 0.5)}
+    single = dict.fromkeys(VARIANTS, 1.0) | {"dph-js-definition": 4.0, "dph-f+target": 0.3, "grpo+wise+4x": 0.6}
     single |= dict.fromkeys(["grpo", "grpo-exp", "dapo", *(f"grpo+pass@{k}" for k in PASS_KS)])
     return {name: (strength,) for name, strength in single.items()} | fronts
 
@@ -174,10 +183,14 @@ def _trained(trial: Trial, folder: Path, **more) -> tuple[models.Policy, list[di
     variant = VARIANTS.get(trial.method) or Variant(trial.method)
     rollouts = prepare(trial.domain, folder, more["progress"])
     parts = presampling.partition(rollouts, **{"threshold": THRESHOLD} | variant.partition)
-    settings = {"strength": trial.strength, "in_place": True} | SETTINGS[trial.domain]
-    settings |= dict(variant.train) | {"seed": trial.seed} | more
+    settings = {"strength": trial.strength if variant.back is None else None, "in_place": True}
+    settings |= SETTINGS[trial.domain] | dict(variant.train) | {"seed": trial.seed}
+    settings = settings | {"steps": variant.longer * settings["steps"]} | more
     data = _trained_task(trial.domain), training_problems(trial.domain), parts
-    return policy, training.train(policy, *data, variant.method, **settings).log.to_dict("records")
+    log = training.train(policy, *data, variant.method, **settings).log.to_dict("records")
+    if variant.back is not None:
+        models.interpolate(policy, 1 - trial.strength, models.load("tiny"))
+    return policy, log
 
 
 def _evaluated(policy, domain: str, split: str, count: int | None = None, progress: bool = False) -> pd.DataFrame:
@@ -220,7 +233,8 @@ def place(
     lookup(TRAINED, "domain", domain)
     lookup(DRAWN, "split", split)
     own = METHODS[known.method]
-    strength = None if own.penalty == "none" else own.strength if strength is None else float(strength)
+    usual = known.back if known.back is not None else None if own.penalty == "none" else own.strength
+    strength = usual if usual is None or strength is None else float(strength)
     trial, more = Trial(domain, method, strength, seed), {} if steps is None else {"steps": steps}
     policy, _ = _trained(trial, Path(folder), progress=progress, **more)
     table = _evaluated(policy, domain, split, problems, progress)

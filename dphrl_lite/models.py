@@ -172,6 +172,37 @@ class Policy:
             (Path(folder) / QUANTISATION).write_text(json.dumps(held, indent=2))
 
 
+@torch.no_grad()
+def interpolate(policy: Policy, share: float, start: Policy | None = None):
+    """Move a trained policy's weights back to where they started: in place, `share` of the way that training went.
+
+    Known as WiSE-FT (Wortsman et al., arXiv 2109.01903); for Pass@k: Dang et al., arXiv 2504.10478. Above 1 it goes on beyond
+    the trained weights.
+
+    Args:
+        policy: after training.
+        share: 1 leaves it as it is, 0 is the start.
+        start: before training, the same model; None where an adapter was trained, which starts as its base.
+
+    Raises:
+        ValueError: `start` is missing, or is no such model.
+    """
+    if policy.adapter:
+        for name, weight in policy.model.named_parameters():
+            if "lora_B" in name:
+                weight.mul_(share)
+        return
+    before = dict(start.model.named_parameters()) if start else {}
+    weights = dict(policy.model.named_parameters())
+    if {n: w.shape for n, w in before.items()} != {n: w.shape for n, w in weights.items()}:
+        given = f"{start.name!r}, whose weights have other names or shapes" if start else "none"
+        raise ValueError(
+            f"all weights of {policy.name!r} were trained: expected the same model before training as `start`, not {given}"
+        )
+    for name, weight in weights.items():
+        weight.copy_(torch.lerp(before[name].to(weight), weight, share))
+
+
 @contextmanager
 def _adapter_off(model):
     with model.disable_adapter():

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from dphrl_lite import conclusions, evaluation, frontier
+from dphrl_lite import conclusions, evaluation, frontier, models
 from dphrl_lite.checkpoint import OtherRunError
 from dphrl_lite.frontier import CLASS, HELD_OUT, IDEAS, TRAINED, Trial, strengths, trials
 
@@ -138,6 +138,17 @@ def test_grpo_collapses_and_rehearsal_holds(small, tmp_path, monkeypatch):
     assert conclusions.difference(table, "countdown", base, grpo, "Pass@64")["low"] > 0
     assert conclusions.difference(table, "countdown", dph, grpo, "Pass@64")["low"] > 0
     assert conclusions.difference(table, "countdown", grpo, base, "Pass@1")["low"] > 0
+
+
+def test_a_strength_that_goes_back_lies_between_the_trained_and_the_untouched_model(small, tmp_path):
+    settings = {"folder": tmp_path, "split": "validation", "progress": False, "steps": 3, "seed": 1}
+    drawn = lambda *run: frontier.place(*run, **settings)["c"].tolist()
+    untouched = frontier._evaluated(models.load("tiny"), "countdown", "validation")["c"].tolist()
+    assert drawn("grpo+wise", 1.0) == untouched
+    assert drawn("grpo+wise", 0.0) == drawn("grpo") != untouched
+    assert set(frontier.place("grpo+wise", **settings)["strength"]) == {0.5}
+    _, log = frontier._trained(Trial("countdown", "grpo+wise+4x", 0.6, 0), tmp_path, progress=False)
+    assert len(log) == 4 * frontier.SETTINGS["countdown"]["steps"]
 
 
 def test_a_placed_run_is_that_of_the_sweep(small, tmp_path):

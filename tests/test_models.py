@@ -240,6 +240,26 @@ def test_the_reference_of_an_adapter_is_its_base(tiny):
     assert not torch.allclose(logits(policy.model), logits(tiny.model), atol=1e-2)  # and the adapter is on again
 
 
+def test_trained_weights_may_go_part_of_the_way_back(tiny):
+    pytest.importorskip("peft")
+    for policy, start in ((tiny.copy(), tiny), (models.load(TINY, lora_rank=4), None)):
+        shift(policy)
+        trained = logits(policy.model)
+        models.interpolate(policy, 1.0, start)
+        assert torch.allclose(logits(policy.model), trained, atol=1e-5)
+        models.interpolate(policy, 0.5, start)
+        half = logits(policy.model)
+        assert not torch.allclose(half, trained, atol=1e-2) and not torch.allclose(half, logits(tiny.model), atol=1e-2)
+        models.interpolate(policy, 2.0, start)  # the whole way again
+        assert torch.allclose(logits(policy.model), trained, atol=1e-3)
+        models.interpolate(policy, 0.0, start)
+        assert torch.allclose(logits(policy.model), logits(tiny.model), atol=1e-5)
+    with pytest.raises(ValueError, match="expected the same model before training as `start`, not none"):
+        models.interpolate(tiny.copy(), 0.5)
+    with pytest.raises(ValueError, match="other names or shapes"):
+        models.interpolate(tiny.copy(), 0.5, models.load(TINY, lora_rank=4))
+
+
 def test_an_adapter_policy_is_not_held_twice(lora):
     assert lora.copy() is lora
 

@@ -220,4 +220,3 @@ def _kind(given) -> str:
 
 def _is_empty(given) -> bool:
     return given is None or given is ...
-
