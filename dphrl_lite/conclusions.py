@@ -371,7 +371,7 @@ IDEAS = [
     ("dph-f+wise", "dph-f"),
     ("dph-f+wise", "grpo+wise"),
     ("grpo+wise", "dph-f"),
-    ("grpo+wise+4x", "grpo+wise"),
+    ("grpo+wise+4x", "dph-f"),
 ]
 IDEAS += [(name, "dph-f") for name in ("dph-f+one", "dph-f+target", "grpo+pass@2", "grpo+pass@4", "grpo+pass@8")]
 

@@ -305,7 +305,7 @@ def front_explorer(scores: pd.DataFrame) -> Live:
     lines = figures.swept(scores)
     for name in [*lines, _SINGLE]:
         look = {"indent": False, "layout": {"width": "auto", "margin": "2px 12px 2px 0"}}
-        controls[name] = ipywidgets.Checkbox(True, description=name, **look)
+        controls[name] = ipywidgets.Checkbox("+" not in name, description=name, **look)  # ideas: when asked for
 
     def build(domain, split, height, **shown):
         methods = {name for name in lines if shown[name]}

@@ -10,7 +10,7 @@ from plotly.offline import get_plotlyjs
 
 from dphrl_lite import conclusions, figures, frontier
 
-MAIN = ("grpo", "grpo-exp", "dapo", "rkl", "rkl-k3", "sft", "dph-f", "dph-js", "dph-alpha")
+MAIN = ("grpo", "grpo-exp", "dapo", "rkl", "rkl-k3", "sft", "dph-f", "dph-js", "grpo+wise")
 PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
 
