@@ -392,21 +392,34 @@ def at_equal_pass_at_1(table: pd.DataFrame, domain: str, pairs=None, scores=("Pa
     return found.rename(columns={"value": "difference"})
 
 
+def against(table: pd.DataFrame, domain: str, other: str, scores=("Pass@1", "Pass@8", "Pass@64", "distinct")):
+    """Every method at its chosen strength minus the method `other` at its own, on the test problems.
+
+    A DataFrame with rows (method, score), columns difference, low, high, seeds. Methods that have no seed in common with
+    `other` are left out; empty where `other` was not run.
+    """
+    best, part = strengths(run_scores(table, (1, 64)), domain), table[table["domain"] == domain]
+    found = {}
+    for name, score in product(best if other in best else (), scores):
+        with suppress(NotComparable):
+            found[name, score] = difference(part, domain, (name, best[name]), (other, best[other]), score)
+    rows = pd.MultiIndex.from_tuples(found, names=["method", "score"])
+    columns = ["value", "low", "high", "seeds"]
+    return pd.DataFrame(list(found.values()), rows, columns).rename(columns={"value": "difference"})
+
+
 def moonshot(table: pd.DataFrame, domain: str) -> pd.DataFrame:
     """How far each method, at its chosen strength, is from GRPO's Pass@1 and from the base model's Pass@64 at once.
 
     Columns: `Pass@1 - GRPO`, `Pass@64 - base`, `worst` of the two; the best comes first. The goal is a worst above -.01. Empty
-    where GRPO was not run.
+    where GRPO was not run. Bands are in `against`.
     """
-    best = strengths(run_scores(table, (1, 64)), domain)
-    best = best if "grpo" in best else {}
-    goals, gaps = {"Pass@1 - GRPO": ("grpo", None), "Pass@64 - base": ("base", None)}, {}
-    for name, at in best.items():
-        with suppress(NotComparable):
-            gaps[name] = [
-                difference(table, domain, (name, at), to, goal.split()[0])["value"] for goal, to in goals.items()
-            ]
-    found = pd.DataFrame.from_dict(gaps, orient="index", columns=list(goals))
+    goals = {"Pass@1 - GRPO": ("grpo", "Pass@1"), "Pass@64 - base": ("base", "Pass@64")}
+    gaps = {
+        goal: against(table, domain, other, [score])["difference"].droplevel("score")
+        for goal, (other, score) in goals.items()
+    }
+    found = pd.DataFrame(gaps).dropna()
     return found.assign(worst=found.min(axis=1)).sort_values("worst", ascending=False)
 
 
@@ -425,6 +438,8 @@ def report(table: pd.DataFrame, runs: pd.DataFrame) -> str:
             "At equal Pass@1: first minus second": at_equal_pass_at_1(table, domain),
             "GRPO's Pass@1 and the base model's Pass@64 at once": moonshot(table, domain),
         }
+        for other in ("base", "grpo", "dph-f"):
+            tables[f"Every method at its strength minus {other}"] = _differences(against(table, domain, other), other)
         parts += [f"\n{title}\n{_text(found)}" for title, found in tables.items() if len(found)]
     both = pd.concat([verdicts(table, k) for k in (8, 64)]).drop_duplicates(["domain", "claim"])
     return "\n".join([*parts, "\n## Which claims hold here", _text(both.sort_values("domain", kind="stable"))])
@@ -438,6 +453,17 @@ def _text(table: pd.DataFrame) -> str:
 def _banded(board: pd.DataFrame) -> pd.DataFrame:
     """The scoreboard with each Pass@k and its band in one cell."""
     for k in KS:
-        cells = [f"{v:.3f} [{a:.3f}, {b:.3f}]" for v, a, b in board[[f"Pass@{k}", f"low {k}", f"high {k}"]].to_numpy()]
-        board = board.assign(**{f"Pass@{k}": cells}).drop(columns=[f"low {k}", f"high {k}"])
+        bands = board[[f"Pass@{k}", f"low {k}", f"high {k}"]]
+        board = board.assign(**{f"Pass@{k}": _cells(bands)}).drop(columns=[f"low {k}", f"high {k}"])
     return board
+
+
+def _differences(found: pd.DataFrame, other: str) -> pd.DataFrame:
+    """`against` with a row for each method but `other`, a column for each score."""
+    cells = pd.Series(_cells(found[["difference", "low", "high"]]), found.index, dtype=object).unstack()
+    methods = [name for name in sorted(cells.index, key=rank) if name != other]
+    return cells.loc[methods, list(dict.fromkeys(found.index.get_level_values("score")))]
+
+
+def _cells(bands: pd.DataFrame) -> list[str]:
+    return [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in bands.to_numpy()]

@@ -160,6 +160,7 @@ def test_the_report_of_a_whole_sweep_names_every_part():
         "## toy: 16 runs; of each method and strength 2 to 2 seeds",
         "Fronts: every strength",
         "At equal Pass@1",
+        "Every method at its strength minus grpo",
         "Which claims hold here",
     ):
         assert part in text
@@ -169,6 +170,10 @@ def test_the_report_of_a_whole_sweep_names_every_part():
     assert board.loc["grpo", "Pass@1"] == pytest.approx(0.5 + 0.2 / 64)
     best = conclusions.moonshot(table, "toy").iloc[0]
     assert best["worst"] == pytest.approx(min(best["Pass@1 - GRPO"], best["Pass@64 - base"]))
+    beaten = conclusions.against(table, "toy", "grpo").loc[("base", "Pass@64")]
+    at_64 = difference(table, "toy", ("base", None), ("grpo", None), "Pass@64")
+    assert beaten.tolist() == list(at_64.values()) and beaten["difference"] == pytest.approx(0.25)
+    assert f"{at_64['value']:.3f} [{at_64['low']:.3f}, {at_64['high']:.3f}]" in text
     for methods in (["base"], ["base", "dph-f"]):  # a sweep that was stopped early
         some = report(table[table["method"].isin(methods)], runs[runs["method"].isin(methods)])
         assert "the base model alone" in some or "## toy: 4 runs" in some
