@@ -370,7 +370,7 @@ IDEAS = [
     ("dph-f+pass@2", "dph-f"),
     ("dph-f+wise", "dph-f"),
     ("dph-f+wise", "grpo+wise"),
-    ("grpo+wise", "dph-f"),
+    *(("grpo+wise", other) for other in ("dph-f", "rkl", "sft")),
     ("grpo+wise+4x", "dph-f"),
 ]
 IDEAS += [(name, "dph-f") for name in ("dph-f+one", "dph-f+target", "grpo+pass@2", "grpo+pass@4", "grpo+pass@8")]
@@ -447,7 +447,9 @@ def report(table: pd.DataFrame, runs: pd.DataFrame) -> str:
 
 def _text(table: pd.DataFrame) -> str:
     numbered = pd.api.types.is_integer_dtype(table.index)
-    return table.to_string(index=not numbered, float_format="{:.3f}".format, na_rep="")
+    return table.rename_axis(index=None, columns=None).to_string(
+        index=not numbered, float_format="{:.3f}".format, na_rep=""
+    )
 
 
 def _banded(board: pd.DataFrame) -> pd.DataFrame:
