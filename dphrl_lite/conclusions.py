@@ -268,8 +268,8 @@ def verdicts(table: pd.DataFrame, k: int = 64, of: Iterable[Claim] | None = None
     """Which claims hold: domain, claim, verdict, difference (first minus second), low, high, seeds.
 
     A claim holds if the whole band lies on its side, does not hold if the whole band lies on the other side, and else cannot
-    be told. Strengths are those of `chosen`. Claims about methods that were not run, or not swept,
-    or have no seed in common, are left out.
+    be told; fronts that share no Pass@1 are not comparable. Strengths are those of `chosen`. Claims about methods that were
+    not run, or not swept, or have no seed in common, are left out.
     """
     scores, rows = run_scores(table, (1, 64)), []
     for domain, part in table.groupby("domain", observed=True, sort=False):
@@ -296,7 +296,12 @@ def _found(table: pd.DataFrame, domain: str, claim: Claim, best: dict) -> dict[s
 
 
 def verdict(low: float, high: float, within: float = 0.0) -> str:
-    """What a band of a difference says about the claim that it is positive, or at least above `-within`."""
+    """What a band of a difference says about the claim that it is positive, or at least above `-within`.
+
+    "not comparable": there is no band, because two fronts share no Pass@1.
+    """
+    if np.isnan(low):
+        return "not comparable"
     if low > -within:
         return "holds"
     return "does not hold" if high < -within else "cannot be told"
@@ -364,7 +369,7 @@ PAIRS += [("dph-js-definition", "dph-js")]
 IDEAS = [
     ("dph-f+all", "dph-f"),
     ("dph-f+all", "rkl-k3"),
-    ("dph-f+balanced", "dph-f+all"),
+    *(("dph-f+balanced", other) for other in ("dph-f", "dph-f+all")),
     ("dph-f+3of8", "dph-f"),
     ("dph-f+all+pass@4", "dph-f+all"),
     ("dph-f+pass@2", "dph-f"),

@@ -302,20 +302,19 @@ def front_explorer(scores: pd.DataFrame) -> Live:
         "split": _choice("problems", splits, "test" if "test" in splits else splits[0], ipywidgets.Dropdown),
         "height": _choice("upwards", heights, heights[-1], ipywidgets.Dropdown),
     }
-    lines = figures.swept(scores)
-    for name in [*lines, _SINGLE]:
+    boxes = {name: {name} for name in figures.swept(scores)}
+    single = set(names("method")) - set(boxes)
+    boxes["methods at one strength"] = {name for name in single if "+" not in name}
+    boxes["ideas (+) at one strength"] = {name for name in single if "+" in name}
+    for name in filter(boxes.get, boxes):
         look = {"indent": False, "layout": {"width": "auto", "margin": "2px 12px 2px 0"}}
         controls[name] = ipywidgets.Checkbox("+" not in name, description=name, **look)  # ideas: when asked for
 
     def build(domain, split, height, **shown):
-        methods = {name for name in lines if shown[name]}
-        methods |= set(names("method")) - set(lines) if shown[_SINGLE] else set()
+        methods = set().union(*(boxes[name] for name in shown if shown[name]))
         return figures.front(scores, domain, split, height, methods)
 
     return Live(controls, build)
-
-
-_SINGLE = "methods at one strength"
 
 
 class CountsLab(Live):

@@ -56,6 +56,7 @@ def test_a_single_point_is_compared_where_it_stands():
 def test_fronts_without_a_common_pass_at_1_are_not_compared(table):
     found = matched(table, "toy", "dph-js", "apart")
     assert np.isnan([found["value"], found["low"], found["high"]]).all()
+    assert conclusions.verdict(found["low"], found["high"]) == "not comparable"
 
 
 def test_only_common_seeds_are_compared(table):

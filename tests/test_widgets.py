@@ -170,7 +170,8 @@ def test_flow_explorer_follows_every_control_and_offers_what_there_is():
 @pytest.fixture
 def scores():
     index = [(d, s, m, w, seed) for d in ("countdown", "sql") for s in ("validation", "test", "probe")
-             for m, w in (("base", None), ("grpo", None), ("rkl", 0.1), ("rkl", 1.0), ("dph-f+all", 0.1), ("dph-f+all", 1.0))
+             for m, w in (("base", None), ("grpo", None), ("grpo+x", None),
+                          ("rkl", 0.1), ("rkl", 1.0), ("dph-f+all", 0.1), ("dph-f+all", 1.0))
              for seed in ((0,) if m == "base" else (0, 1))]  # fmt: skip
     index = pd.MultiIndex.from_tuples(index, names=["domain", "split", "method", "strength", "seed"])
     values = np.random.default_rng(0).random((len(index), 4))
@@ -181,13 +182,15 @@ def scores():
 
 def test_front_explorer_follows_every_control(scores):
     explorer = widgets.front_explorer(scores)
-    assert set(explorer.controls) == {"domain", "split", "height", "rkl", "dph-f+all", "methods at one strength"}
-    moves = {"domain": "sql", "split": "validation", "height": "Pass@4", "rkl": False, "methods at one strength": False}
+    single, ideas = "methods at one strength", "ideas (+) at one strength"
+    assert set(explorer.controls) == {"domain", "split", "height", "rkl", "dph-f+all", single, ideas}
+    moves = {"domain": "sql", "split": "validation", "height": "Pass@4", "rkl": False, single: False}
     shown = lambda: {t.name for t in explorer.figures[0].data if t.name}
-    assert "dph-f+all" not in shown()  # an idea beyond the paper: not before it is asked for
-    for control, value in (moves | {"dph-f+all": True}).items():
+    assert shown() == {"base", "grpo", "rkl"}  # ideas beyond the paper: not before they are asked for
+    for control, value in (moves | {"dph-f+all": True, ideas: True}).items():
         assert change(explorer, control, value), control
-    assert shown() == {"base", "dph-f+all"}
+    assert shown() == {"base", "dph-f+all", "grpo+x"}
+    assert change(explorer, ideas, False)
     assert change(explorer, "dph-f+all", False) and shown() == {"base"}
     assert change(explorer, "height", "distinct")
     explorer.controls["height"].value, explorer.controls["split"].value = "Pass@64", "probe"
