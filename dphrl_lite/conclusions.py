@@ -397,10 +397,12 @@ def at_equal_pass_at_1(table: pd.DataFrame, domain: str, pairs=None, scores=("Pa
     return found.rename(columns={"value": "difference"})
 
 
-def against(table: pd.DataFrame, domain: str, other: str, scores=("Pass@1", "Pass@8", "Pass@64", "distinct")):
+def against(
+    table: pd.DataFrame, domain: str, other: str, scores: Sequence[str] = ("Pass@1", "Pass@8", "Pass@64", "distinct")
+) -> pd.DataFrame:
     """Every method at its chosen strength minus the method `other` at its own, on the test problems.
 
-    A DataFrame with rows (method, score), columns difference, low, high, seeds. Methods that have no seed in common with
+    Rows (method, score), columns difference, low, high, seeds. Methods that have no seed in common with
     `other` are left out; empty where `other` was not run.
     """
     best, part = strengths(run_scores(table, (1, 64)), domain), table[table["domain"] == domain]
@@ -468,8 +470,8 @@ def _banded(board: pd.DataFrame) -> pd.DataFrame:
 def _differences(found: pd.DataFrame, other: str) -> pd.DataFrame:
     """`against` with a row for each method but `other`, a column for each score."""
     cells = pd.Series(_cells(found[["difference", "low", "high"]]), found.index, dtype=object).unstack()
-    methods = [name for name in sorted(cells.index, key=rank) if name != other]
-    return cells.loc[methods, list(dict.fromkeys(found.index.get_level_values("score")))]
+    methods = sorted(cells.index.drop(other, errors="ignore"), key=rank)
+    return cells.loc[methods, found.index.unique("score")]
 
 
 def _cells(bands: pd.DataFrame) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dphrl_lite import models, settings, sharding, training
+from dphrl_lite import logprobs, models, settings, sharding, training
 
 SCRIPT = """
 import os, signal, sys, torch
@@ -42,7 +42,7 @@ if stage == "start":
         policy = run(kind, kind, method).policy
         if int(os.environ["RANK"]) == 0:  # alone, as with any other policy
             batch = collate([policy.encode(chosen[0].prompt)], [[3, 4, 5]], policy.pad_id)
-            torch.save((batch, token_logps(policy.model, batch)[0].detach()), f"{out}/{kind}.pt")
+            torch.save((vars(batch), token_logps(policy.model, batch)[0].detach()), f"{out}/{kind}.pt")
             policy.save(f"{out}/{kind}-policy")
         gathered = list(policy.model.parameters())
         sharding.settle(policy.model)
@@ -120,11 +120,9 @@ def test_bfloat16_trains_float32_weights_and_is_saved_as_it_computes(folder, kin
 @pytest.mark.parametrize("kind", ["lora", "bfloat16"])
 def test_the_saved_policy_says_what_the_sharded_one_said(folder, kind):
     policy = models.load(folder / f"{kind}-policy", dtype=getattr(torch, kind, None))
-    batch, logp = torch.load(folder / f"{kind}.pt", weights_only=False)
-    from dphrl_lite.sampling import token_logps
-
+    batch, logp = torch.load(folder / f"{kind}.pt", weights_only=True)
     with torch.no_grad():
-        assert torch.allclose(token_logps(policy.model, batch)[0], logp, atol=1e-6)
+        assert torch.allclose(logprobs.token_logps(policy.model, logprobs.TokenBatch(**batch))[0], logp, atol=1e-6)
 
 
 def test_a_twin_shares_the_tensors_and_learns_nothing(tiny):
