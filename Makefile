@@ -105,13 +105,13 @@ format: $(INSTALLED) ## put style right and strip the notebooks' outputs
 	@$(RUN) -m ruff check .
 
 book: $(INSTALLED) ## make the static edition of all notebooks in book/, executed (QUICK=1: at the tests' small sizes)
-	@$(RUN) -m dphrl_lite.book $(if $(QUICK),--quick)
+	@$(RUN) -m dphrl_lite.course.book $(if $(QUICK),--quick)
 
 pictures: $(INSTALLED) ## make README's pictures again, in notebooks/images (needs Chromium)
 	@DPHRL_REQUIRE_BROWSER=1 DPHRL_SCREENSHOTS=notebooks/images $(RUN) -m pytest tests/browser/test_pictures.py
 
 solutions: $(INSTALLED) ## write notebooks/solutions/ again from the notebooks' exercises
-	@$(RUN) -m dphrl_lite.solutions
+	@$(RUN) -m dphrl_lite.course.solutions
 
 frontier: $(INSTALLED) ## run what runs/frontier lacks of the big sweep, MINUTES=60 at a time, and print what it says
 	@$(RUN) -m dphrl_lite.cli experiment frontier --out runs/frontier $(if $(MINUTES),--minutes $(MINUTES))

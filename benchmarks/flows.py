@@ -13,7 +13,8 @@ import time
 
 import torch
 
-from dphrl_lite import bandits, divergences
+from dphrl_lite import divergences
+from dphrl_lite.lab import bandits
 
 STEPS, CONTEXTS, ANSWERS = 1000, 32, 64
 CASES = {

@@ -31,7 +31,8 @@ PRELOAD += ["transformers.models.llama.modeling_llama"]
 
 def run(folder: Path, journal: Path, chosen: list, kill_at: int | None = None):
     """Pre-sample in this process; write each moment to the journal, and kill -9 this process at the one numbered `kill_at`."""
-    from dphrl_lite import checkpoint, models, presampling, tasks
+    from dphrl_lite import models, presampling, tasks
+    from dphrl_lite.engine import checkpoint
 
     moments = iter(range(10**6))
     log = journal.open("a")

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from dphrl_lite import logprobs
+from dphrl_lite.engine import logprobs
 
 LARGE, TINY, LENGTH = 152_064, 111, 1024
 SMALL_BATCH = (512, 12)  # rows and completion tokens of a training step of the tiny model

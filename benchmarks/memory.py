@@ -1,4 +1,4 @@
-"""Memory that a run needs, as reckoned before loading (`dphrl_lite.memory`) and as measured. Goal: within 15 per cent.
+"""Memory that a run needs, as reckoned before loading (`dphrl_lite.scale.memory`) and as measured. Goal: within 15 per cent.
 
     python benchmarks/memory.py [--cases tiny small ...] [--out benchmarks/results/memory.json]
 
@@ -88,7 +88,7 @@ def measure(case: str) -> dict:
     """One case, in this process."""
     import torch
 
-    from dphrl_lite import memory
+    from dphrl_lite.scale import memory
     from dphrl_lite.training import TrainConfig
 
     name, held, settings = CASES[case]

@@ -28,8 +28,9 @@ from pathlib import Path
 
 import torch
 
-from dphrl_lite import memory, models, presampling, training
+from dphrl_lite import models, presampling, training
 from dphrl_lite.metrics import peak_memory_gb
+from dphrl_lite.scale import memory
 from dphrl_lite.tasks import Problem, Task, Verdict
 
 PROBLEMS, SAMPLES, RANK = 2, 4, 16

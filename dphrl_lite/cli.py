@@ -32,7 +32,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 
 def run_experiment(arguments: argparse.Namespace) -> int:
     """Print what a shipped comparison found, or run one into a folder; what is there already is read."""
-    from dphrl_lite import experiments
+    from dphrl_lite.study import experiments
 
     experiment = experiments.EXPERIMENTS[arguments.name]
     asked = {name: getattr(arguments, name) for name in FLAGS if getattr(arguments, name) is not None}
@@ -97,7 +97,7 @@ class Anyway:
 
 def check_memory(*arguments, **settings):
     """Print what will be needed of memory before anything is loaded; of several processes the main one, for itself."""
-    from dphrl_lite import memory
+    from dphrl_lite.scale import memory
 
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1  # several share the weights, or a machine: the table is a hint
     settings["anyway"] = settings["anyway"] or not alone
@@ -155,7 +155,9 @@ def run_train(argv: list[str]) -> int:
     `accelerate launch --multi_gpu --num_processes 2 -m dphrl_lite.cli train ...` runs it on two GPUs, or without any on two
     processes of the CPU.
     """
-    from dphrl_lite import checkpoint, export, models, presampling, settings, sharding, training
+    from dphrl_lite import models, presampling, settings, training
+    from dphrl_lite.engine import checkpoint, sharding
+    from dphrl_lite.study import export
 
     stages = (presampling.PartitionConfig, training.TrainConfig, Anyway)
     recipe, switches, config, given = settings.parse(argv, "train", *stages)
@@ -177,7 +179,9 @@ def run_train(argv: list[str]) -> int:
 
 def run_evaluate(argv: list[str]) -> int:
     """Sample a policy on the recipe's problem sets; print Pass@k, and what has changed since another evaluation."""
-    from dphrl_lite import checkpoint, evaluation, export, models, settings
+    from dphrl_lite import evaluation, models, settings
+    from dphrl_lite.engine import checkpoint
+    from dphrl_lite.study import export
 
     recipe, config, chosen = settings.parse(argv, "evaluate", evaluation.EvaluateConfig, Evaluated)
     sets, shard = settings.problem_sets(config, recipe.skipped), chosen.pair()
@@ -202,7 +206,7 @@ def run_export(arguments: argparse.Namespace) -> int:
     """Merge a trained adapter into its base."""
     import torch
 
-    from dphrl_lite import export
+    from dphrl_lite.study import export
 
     merged = export.merge(arguments.policy, arguments.out, arguments.dtype and getattr(torch, arguments.dtype))
     print(f"{arguments.out}: {merged.num_parameters():,} parameters in {merged.dtype}")

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dphrl_lite import checkpoint, presampling
+from dphrl_lite import presampling
+from dphrl_lite.engine import checkpoint
 from dphrl_lite.passk import Outcomes, compare
 from dphrl_lite.tasks import Problem, Task
 

@@ -14,7 +14,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from dphrl_lite import checkpoint, divergences, sharding
+from dphrl_lite import divergences
+from dphrl_lite.engine import checkpoint, sharding
 
 LOG = "log.jsonl"
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from dphrl_lite import sharding
+from dphrl_lite.engine import sharding
 from dphrl_lite.errors import unknown
 
 _THREADS = torch.get_num_threads()

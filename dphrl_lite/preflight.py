@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from dphrl_lite import checkpoint, tracking
+from dphrl_lite.engine import checkpoint, tracking
 from dphrl_lite.errors import lookup
 from dphrl_lite.models import Policy, need
 from dphrl_lite.objectives import METHODS, Method, rehearsal_divergence

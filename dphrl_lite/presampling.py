@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from dphrl_lite import checkpoint
-from dphrl_lite.checkpoint import claim, digest, tokenizer_digest, versions, weights_digest, write_whole
+from dphrl_lite.engine import checkpoint
+from dphrl_lite.engine.checkpoint import claim, digest, tokenizer_digest, versions, weights_digest, write_whole
 from dphrl_lite.errors import lookup
 from dphrl_lite.models import settle_threads
 from dphrl_lite.passk import whole_numbers

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dphrl_lite.logprobs import TokenBatch, collate, pad, positions, token_logps
+from dphrl_lite.engine.logprobs import TokenBatch, collate, pad, positions, token_logps
 
 __all__ = ["Completion", "TokenBatch", "check_settings", "collate", "generate", "pad", "rows_at_once", "token_logps"]
 
@@ -169,7 +169,7 @@ class _Rows:
     """The rows still being written: their cache, what of it is padding, and the logits of the next token `[rows, V]`."""
 
     def __init__(self, policy, prompts, samples: int, length: int):
-        from dphrl_lite.kv_cache import share  # transformers takes its time to load
+        from dphrl_lite.engine.kv_cache import share  # transformers takes its time to load
 
         self.model, self.device = policy.model, policy.device
         attention = pad([[1] * len(p) for p in prompts], 0, left=True).to(policy.device)

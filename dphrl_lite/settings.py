@@ -15,7 +15,8 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser
 
-from dphrl_lite import checkpoint, tasks
+from dphrl_lite import tasks
+from dphrl_lite.engine import checkpoint
 from dphrl_lite.errors import lookup, unknown
 from dphrl_lite.evaluation import EvaluateConfig, ProblemSet, run_name
 from dphrl_lite.objectives import METHODS

@@ -40,8 +40,10 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from dphrl_lite import checkpoint, divergences, preflight, sharding
+from dphrl_lite import divergences, preflight
 from dphrl_lite.batches import Forward, Order, Row, gaps, packed, split, take_over, token_count
+from dphrl_lite.engine import checkpoint, sharding
+from dphrl_lite.engine.tracking import Trackers
 from dphrl_lite.errors import lookup
 from dphrl_lite.metrics import LOG as LOG
 from dphrl_lite.metrics import METRICS, Averages, Journal, gradient_parts, peak_memory_gb
@@ -59,7 +61,6 @@ from dphrl_lite.preflight import TrainConfig
 from dphrl_lite.presampling import Partition, seed_of
 from dphrl_lite.sampling import TokenBatch, collate, generate, pad, token_logps
 from dphrl_lite.tasks import Problem, Task
-from dphrl_lite.tracking import Trackers
 
 
 @dataclass

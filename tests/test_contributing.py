@@ -8,7 +8,7 @@ import pytest
 import test_notebooks
 
 from dphrl_lite import divergences, objectives, training
-from dphrl_lite.install import FIRST_CELL
+from dphrl_lite.course.install import FIRST_CELL
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"^## (.+?)\n.*?```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.M | re.S)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from dphrl_lite import cli, evaluation, presampling
-from dphrl_lite.checkpoint import OtherRunError
+from dphrl_lite.engine.checkpoint import OtherRunError
 from dphrl_lite.evaluation import COLUMNS, EvaluateConfig, ProblemSet
 from dphrl_lite.tasks.countdown import problems
 

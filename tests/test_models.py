@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dphrl_lite import models, presampling
-from dphrl_lite.checkpoint import weights_digest
+from dphrl_lite.engine.checkpoint import weights_digest
 from dphrl_lite.sampling import collate, generate, token_logps
 from dphrl_lite.tasks.countdown import problems
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import log_softmax
 
-from dphrl_lite import divergences, objectives, worlds
+from dphrl_lite import divergences, objectives
 from dphrl_lite.divergences import Divergence
+from dphrl_lite.lab import worlds
 from dphrl_lite.objectives import (
     METHODS,
     Method,

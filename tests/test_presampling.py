@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from dphrl_lite import models, presampling
-from dphrl_lite.checkpoint import MANIFEST, OtherRunError, claim
+from dphrl_lite.engine.checkpoint import MANIFEST, OtherRunError, claim
 from dphrl_lite.sampling import generate
 from dphrl_lite.tasks import Problem, Task, get
 

@@ -10,10 +10,12 @@ import pytest
 import yaml
 from families import bytes_policy
 
-from dphrl_lite import checkpoint, cli, experiments, frontier, presampling, settings
+from dphrl_lite import cli, presampling, settings
+from dphrl_lite.engine import checkpoint
 from dphrl_lite.evaluation import EvaluateConfig
 from dphrl_lite.objectives import METHODS
 from dphrl_lite.presampling import PartitionConfig, PresampleConfig
+from dphrl_lite.study import experiments, frontier
 from dphrl_lite.tasks.problems import BOXED
 from dphrl_lite.training import TrainConfig
 

@@ -39,7 +39,7 @@ def test_every_recipe_is_read_and_its_problems_are_there(path, monkeypatch):
 
 
 def test_the_miniature_is_the_setting_of_the_notebooks(monkeypatch):
-    from dphrl_lite import experiments
+    from dphrl_lite.study import experiments
 
     recipe, config = settings.parse(["--config", str(REPOSITORY / "recipes/miniature.yaml")], "train", TrainConfig)
     assert recipe.load_problems() == experiments.miniature().train

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dphrl_lite import experiments, models, presampling, tasks, training
+from dphrl_lite import models, presampling, tasks, training
+from dphrl_lite.study import experiments
 
 MADE = Path(models.PROFILES["small"].offline).is_dir()
 pytestmark = pytest.mark.skipif(not MADE, reason="data/small is not made (python data/make_small.py)")

@@ -16,8 +16,8 @@ import safetensors
 import torch
 
 from dphrl_lite import preflight, presampling, training
-from dphrl_lite.checkpoint import OtherRunError, weights_digest
 from dphrl_lite.divergences import Divergence
+from dphrl_lite.engine.checkpoint import OtherRunError, weights_digest
 from dphrl_lite.sampling import collate, pad, token_logps
 from dphrl_lite.tasks import Problem, Task, Verdict
 from dphrl_lite.training import METRICS, TrainConfig
@@ -582,8 +582,8 @@ def full_memory_of_the_cpu(*_, **__):
 
 
 @pytest.mark.parametrize(("where", "fails", "error", "says"), [
-    ("dphrl_lite.checkpoint.save_file", full_disk, OSError, "the disk is full"),
-    ("dphrl_lite.checkpoint.save_file", full_disk_of_safetensors, OSError, "the disk is full"),
+    ("dphrl_lite.engine.checkpoint.save_file", full_disk, OSError, "the disk is full"),
+    ("dphrl_lite.engine.checkpoint.save_file", full_disk_of_safetensors, OSError, "the disk is full"),
     ("dphrl_lite.metrics.Journal.add", full_disk, OSError, "the disk is full"),
     ("dphrl_lite.training.generate", full_memory, MemoryError, "out of memory .*microbatch_tokens"),
     ("dphrl_lite.training.clipped_loss", full_memory_of_the_cpu, MemoryError, "out of memory .*microbatch_tokens"),
@@ -689,7 +689,8 @@ def test_the_progress_bar_of_a_resumed_run_counts_what_is_left(train, tmp_path, 
 
 TWO = """
 import os, sys, torch
-from dphrl_lite import logprobs, models, presampling, tasks, training
+from dphrl_lite import models, presampling, tasks, training
+from dphrl_lite.engine import logprobs
 from dphrl_lite.tasks.countdown import problems
 
 torch.set_num_threads(1)

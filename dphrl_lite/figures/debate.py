@@ -7,9 +7,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dphrl_lite import debate, divergences, toys
+from dphrl_lite import divergences
 from dphrl_lite.figures.analysis import front, swept
 from dphrl_lite.figures.style import BELOW, COLORS, DASHES, FAINT, INK, color, method_of, styled
+from dphrl_lite.lab import toys
+from dphrl_lite.study import debate
 
 _LEVERS = {"strength": "#4D4D4D", "divergence": "#1398F8", "matched": "#0072B2"}
 

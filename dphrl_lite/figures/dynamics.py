@@ -7,8 +7,9 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from dphrl_lite import bandits, divergences
+from dphrl_lite import divergences
 from dphrl_lite.figures.style import BELOW, COLORS, color, styled
+from dphrl_lite.lab import bandits
 
 _RIGHT = ("#00583F", "#009E73", "#1398F8", "#0072B2", "#A6D4F2", "#7FC8A9")  # the largest, before or after
 _OTHER_RIGHT, _WRONG = "#DCE9E4", "#F3E3DA"

@@ -8,9 +8,10 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from dphrl_lite import divergences, pitfalls
-from dphrl_lite.estimators import Estimator
+from dphrl_lite import divergences
 from dphrl_lite.figures.style import FAINT, INK, color, ink, styled
+from dphrl_lite.lab import pitfalls
+from dphrl_lite.lab.estimators import Estimator
 
 
 def _followed_color(follows: str) -> str:

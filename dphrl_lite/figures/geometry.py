@@ -8,9 +8,10 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from dphrl_lite import divergences, toys
+from dphrl_lite import divergences
 from dphrl_lite.divergences import Divergence
 from dphrl_lite.figures.style import DASHES, FAINT, INK, color, styled
+from dphrl_lite.lab import toys
 
 
 def generators(names: Sequence[str]) -> go.Figure:

@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from dphrl_lite import quantisation
 from dphrl_lite.figures.style import BELOW, DASHES, FAINT, INK, styled
+from dphrl_lite.scale import quantisation
 
 _PARTS = {
     "weights": ("#0072B2", ["weights"]),

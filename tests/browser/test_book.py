@@ -2,7 +2,7 @@
 
 import pytest
 
-from dphrl_lite import book
+from dphrl_lite.course import book
 
 UNSAID = """() => [...document.querySelectorAll(".plotly-graph-div")]
   .filter(figure => !figure.querySelector(".main-svg[role=img][aria-label]")).map(figure => figure.id)"""

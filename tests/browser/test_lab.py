@@ -207,7 +207,8 @@ def test_a_notebook_runs_and_each_of_its_controls_works(notebook, name):
 
 
 TRAINING = """
-from dphrl_lite import experiments, models, presampling, widgets
+from dphrl_lite import models, presampling, widgets
+from dphrl_lite.study import experiments
 policy, mini = models.load("tiny"), experiments.miniature(train=24, test=4)
 parts = presampling.partition(presampling.sample(policy, mini.task, mini.train, progress=False))
 tables = {"base": experiments.evaluate(policy, mini.task, mini.test, samples=8, progress=False)}

@@ -8,7 +8,8 @@ import nbformat
 import pytest
 from plotly.offline import get_plotlyjs
 
-from dphrl_lite import conclusions, figures, frontier
+from dphrl_lite import figures
+from dphrl_lite.study import conclusions, frontier
 
 MAIN = ("grpo", "grpo-exp", "dapo", "rkl", "rkl-k3", "sft", "dph-f", "dph-js", "grpo+wise")
 PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}

@@ -1,0 +1,1 @@
+"""What surrounds the notebooks: exercises and their checks, solutions, the book, the first cell."""

@@ -1,0 +1,1 @@
+"""What runs under the method: log-probs, caches, checkpoints, several processes, trackers. Knows no loss and no method."""

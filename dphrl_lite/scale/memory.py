@@ -1,0 +1,285 @@
+"""How much memory a run will need, before any weight is read: hand-written formulas from a model's configuration, how it is
+held, and the run's shape. Compared with what was measured by `benchmarks/memory.py`. Loads nothing.
+
+A run's peak is that of its worst phase, not the sum of all: in each phase another part of the memory is in use.
+
+- sampling: keys and values of all completions in progress, and what drawing a token takes
+- head: activations kept for the backward pass, and the logits
+- layers: activations kept, and what one layer's backward pass (with recomputation, where layers are checkpointed) takes
+- step: gradients, and what the optimizer takes
+
+The reckoning is for the longest completions that the settings allow; attention is torch's fused one (no T x T scores), and the
+layers are those of Llama, Qwen, Mistral: two norms, grouped-query attention, a gated MLP.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import torch
+from torch import nn
+
+from dphrl_lite.engine.logprobs import LOGITS_BYTES
+from dphrl_lite.models import Outline, Policy, outline, tokenizer
+from dphrl_lite.objectives import METHODS
+from dphrl_lite.preflight import TrainConfig, microbatch_tokens, optimizer_name
+from dphrl_lite.sampling import rows_at_once
+from dphrl_lite.tasks import Problem
+
+PHASES = ("sampling", "head", "layers", "step")
+CODES = 64 + 1024 + 4  # bytes beside each NF4 matrix: tables of the 4- and 8-bit codes, mean of the scales
+ERROR = 0.15  # how far from the measured peak these formulas may be
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Numbers of one model: widths (of attention: heads x head size), numbers in weights, and bytes per number."""
+
+    layers: int
+    hidden: int
+    inner: int
+    attention: int
+    key_value: int
+    vocabulary: int
+    parameters: int
+    linear: tuple[tuple[int, int], ...]  # (out, in) of the linear layers, without the output head
+    itemsize: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Shape":
+        """Of a model, which may be on the meta device."""
+        config, head = model.config.get_text_config(), model.get_output_embeddings()
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        linear = [
+            (m.out_features, m.in_features) for m in model.modules() if isinstance(m, nn.Linear) and m is not head
+        ]
+        return cls(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            inner=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+            attention=heads * size,
+            key_value=(getattr(config, "num_key_value_heads", None) or heads) * size,
+            vocabulary=config.vocab_size,
+            parameters=sum(p.numel() for p in model.parameters()),
+            linear=tuple(linear),
+            itemsize=model.dtype.itemsize,
+        )
+
+    def weights(self, nf4: bool) -> int:
+        """Bytes of all weights. NF4 packs two to a byte; 64 share a scale of one byte, and 256 scales a float32."""
+        if not nf4:
+            return self.parameters * self.itemsize
+        sizes = [m * n for m, n in self.linear]
+        scales = [-(-size // 64) for size in sizes]
+        packed = sum(-(-size // 2) for size in sizes) + sum(k + 4 * -(-k // 256) + CODES for k in scales)
+        return packed + (self.parameters - sum(sizes)) * self.itemsize
+
+    def adapter(self, rank: int) -> list[int]:
+        """Numbers in each matrix of a LoRA adapter: A `[rank, in]` and B `[out, rank]` beside every linear layer."""
+        return [rank * width for shape in self.linear for width in shape]
+
+    def kept(self, adapter: bool) -> int:
+        """Bytes per token that one layer keeps for its backward pass, masks left out."""
+        h, a, i, s = self.hidden, self.attention, self.inner, self.itemsize
+        attention = 4 * a * s  # query, key and value (repeated for all heads), and the output
+        if (
+            not adapter
+        ):  # norms: input, normed, scaled; gate, its activation, up, product; input of the output projection
+            return attention + (6 * h + a + 4 * i) * s
+        if s == 4:  # frozen weights need no input for a gradient of their own, LoRA's A does
+            return attention + (4 * h + a + 4 * i) * s
+        # in 16 bits: norms in float32, and a float32 copy of its input for each of a layer's 7 adapters
+        return attention + 3 * i * s + 4 * (2 * h + 5 * h + a + i)
+
+
+def optimizer_bytes(sizes: list[int], name: str, itemsize: int) -> int:
+    """Two moments of each number: as wide as the weight, or 8 bits and a float32 scale per 256, tensors under 4,096 in 32."""
+    if name == "adamw":
+        return 2 * sum(sizes) * itemsize
+    return sum(2 * n + 8 * -(-n // 256) if n >= 4096 else 8 * n for n in sizes) + 2 * 1024
+
+
+def plan(
+    name: str | Path | Outline,
+    config: TrainConfig | None = None,
+    *,
+    prompt_tokens: int = 256,
+    in_place: bool = True,
+    training: bool = True,
+    **held,
+) -> pd.DataFrame:
+    """What `training.train` will need of memory, part by part.
+
+    Args:
+        name: as `models.load` takes it, or what `models.outline` made.
+        config: the run's settings; None: DPH-JS with the defaults.
+        prompt_tokens: length of the longest prompts.
+        in_place: the policy itself is trained, as the command line does; otherwise a copy.
+        training: False for what sampling alone needs.
+        **held: `device`, `dtype`, `nf4`, `lora_rank`, as for `models.load`.
+
+    Returns:
+        pandas table: part, gb (10^9 bytes), knob (the setting that changes it), and one column per phase, True where the part
+        is in memory. `peak_gb` reads it.
+
+    Raises:
+        What `models.load` raises for a name that it does not know or cannot reach.
+    """
+    made = name if isinstance(name, Outline) else outline(name, **held)
+    config = config or TrainConfig("dph-js")
+    rows = [
+        *_held(made, config, in_place),
+        *_sampling(made, config, prompt_tokens),
+        *_update(made, config, prompt_tokens),
+    ]
+    rows = [row for row in rows if training or row[0] in ("weights", "adapter") or row[3] == ("sampling",)]
+    table = pd.DataFrame(rows, columns=["part", "gb", "knob", "phases"])
+    table["gb"] /= 1e9
+    for phase in PHASES:
+        table[phase] = [phase in phases for phases in table["phases"]]
+    return table.drop(columns="phases")[table["gb"] > 0].reset_index(drop=True)
+
+
+def peak_gb(table: pd.DataFrame) -> pd.Series:
+    """GB needed in each phase of a `plan`; the need of the run is its maximum."""
+    return pd.Series({phase: table.loc[table[phase], "gb"].sum() for phase in PHASES}, name="gb")
+
+
+def free_gb(device: torch.device) -> float:
+    """What is there: memory of the GPU not in use by anybody, else main memory that can be had without swapping."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / 1e9
+    return psutil.virtual_memory().available / 1e9
+
+
+def check(
+    name: str,
+    config: TrainConfig,
+    problems: Sequence[Problem],
+    training: bool = True,
+    nf4: bool = False,
+    anyway: bool = False,
+) -> str:
+    """The table of `plan` as text, with what is there and, where that will not do, what to change.
+
+    Args:
+        name: the model, as `models.load` takes it.
+        config: the run's settings.
+        problems: of which the longest prompt counts.
+        training: False for what sampling alone needs.
+        nf4: as for `models.load`.
+        anyway: do not refuse.
+
+    Raises:
+        MemoryError: the need is above what is there by more than the reckoning's own error.
+    """
+    made = outline(name, nf4=nf4)
+    prompt = max((p.prompt for p in problems), key=len)
+    tokens = len(Policy(made.model, tokenizer(made.profile), name).encode(prompt))
+    table = plan(made, config, prompt_tokens=tokens, training=training)
+    need, free = peak_gb(table), free_gb(made.device)
+    worst = need.idxmax()
+    when = table[list(PHASES)].apply(lambda row: ", ".join(row.index[row]), axis=1)
+    shown = table[["part", "gb", "knob"]].assign(when=when).to_string(index=False, float_format="{:.3f}".format)
+    text = f"{shown}\n{need.max():.3f} GB needed at most ({worst}), {free:.3f} GB free"
+    if need.max() <= free * (1 - ERROR):
+        return text
+    knobs = table[table[worst] & (table["knob"] != "")].sort_values("gb", ascending=False)
+    advice = "; ".join(f"{row.part} {row.gb:.1f} GB: {row.knob}" for row in knobs.head(3).itertuples())
+    if need.max() > free * (1 + ERROR) and not anyway:
+        raise MemoryError(
+            f"{text}\nthis will not fit. What takes most, and the setting that changes it: {advice}. Or --anyway"
+        )
+    return f"{text}\nthis may not fit. What takes most, and the setting that changes it: {advice}"
+
+
+# ---- the parts: (part, bytes, knob, phases) ----------------------------------------------------------------------------
+
+
+def _trained(made: Outline, shape: Shape) -> tuple[list[int], int]:
+    """Numbers in each tensor that is trained, and bytes of each number; an adapter is float32, or its updates would be lost."""
+    if made.profile.lora_rank:
+        return shape.adapter(made.profile.lora_rank), 4
+    return [p.numel() for p in made.model.parameters()], shape.itemsize
+
+
+def _held(made: Outline, config: TrainConfig, in_place: bool) -> list[tuple]:
+    """What does not depend on the run's shape."""
+    shape, method, rank = Shape.of(made.model), METHODS[config.method], made.profile.lora_rank
+    weights = shape.weights(made.profile.nf4)
+    sizes, itemsize = _trained(made, shape)
+    name = optimizer_name(config, made.profile.nf4, made.device)
+    second = weights * (not rank) * (not in_place or method.needs_reference)
+    return [
+        ("weights", weights, "nf4=True, or a smaller model", PHASES),
+        ("reference", second, "a dph method, lora_rank, in_place=True", PHASES),
+        ("adapter", sum(sizes) * itemsize * bool(rank), "lora_rank", PHASES),
+        ("optimizer", optimizer_bytes(sizes, name, itemsize), "optimizer, lora_rank", PHASES),
+        ("optimizer work space", 2 * max(sizes) * itemsize, "", ("step",)),
+    ]
+
+
+def _longest(made: Outline, config: TrainConfig) -> int:
+    return config.max_new_tokens or made.profile.max_new_tokens
+
+
+def _sampling(made: Outline, config: TrainConfig, prompt_tokens: int) -> list[tuple]:
+    shape, length = Shape.of(made.model), prompt_tokens + _longest(made, config)
+    at_once = rows_at_once(made.model, length)
+    prompts = min(max(1, at_once // config.samples), config.problems_per_step)
+    rows = min(at_once, prompts * config.samples)
+    layer = 2 * rows * length * shape.itemsize  # of a width of one number
+    # one layer's cache grows into a new buffer, and its heads are repeated where prompts differ in length
+    decode = layer * (shape.key_value + shape.attention * (shape.attention > shape.key_value))
+    prefill = prompts * prompt_tokens * (2 * shape.hidden + 3 * shape.inner + 4 * shape.attention) * shape.itemsize
+    return [
+        ("key-value cache", layer * shape.key_value * shape.layers, "samples, max_new_tokens", ("sampling",)),
+        ("drawing", 24 * shape.vocabulary * rows, "samples", ("sampling",)),  # float32 logits, log-probs; float64 sums
+        ("sampling work space", max(decode, prefill), "samples, length of prompts", ("sampling",)),
+    ]
+
+
+def _update(made: Outline, config: TrainConfig, prompt_tokens: int) -> list[tuple]:
+    """Of the two passes of an update, over fresh completions and then over stored ones, the one that needs more."""
+    rehearses = METHODS[config.method].rehearses
+    width = prompt_tokens + _longest(made, config)
+    at_once = max(1, microbatch_tokens(config, Shape.of(made.model).vocabulary) // width)
+    sizes, itemsize = _trained(made, Shape.of(made.model))
+    gradient, knob = sum(sizes) * itemsize, "gradient_parts=False"
+    fresh, stored = config.problems_per_step * config.samples, config.rehearsal_per_step * rehearses
+    passes = []
+    for completions, aside in ((fresh, 0), (stored, gradient * rehearses * config.gradient_parts)):
+        rows = -(-completions // config.minibatches)  # of one minibatch
+        parts = _pass(made, min(rows, at_once), width, _longest(made, config))
+        # of one micro-batch alone, gradients come as activations go
+        besides = gradient if rows > at_once else max(0, gradient - parts[0][1])
+        parts += [("gradients", besides, "lora_rank", ("head",) * (rows > at_once) + ("layers",))]
+        parts += [("gradient parts", aside, knob, ("head", "layers"))]
+        passes.append(parts)
+    worse = max(passes, key=lambda parts: max(sum(row[1] for row in parts if x in row[3]) for x in ("head", "layers")))
+    aside = gradient * rehearses * config.gradient_parts
+    return [*worse, ("gradients", gradient, "lora_rank", ("step",)), ("gradient parts", aside, knob, ("step",))]
+
+
+def _pass(made: Outline, rows: int, width: int, longest: int) -> list[tuple]:
+    """One micro-batch of `rows` completions: what is kept for the backward pass, and what that takes besides."""
+    shape, nf4, rank = Shape.of(made.model), made.profile.nf4, made.profile.lora_rank
+    s, knob, tokens = shape.itemsize, "microbatch_tokens, max_new_tokens", rows * width
+    kept = tokens * (shape.kept(bool(rank)) + width * s)  # the mask in numbers, once per layer
+    stream = tokens * shape.hidden * s * shape.layers  # checkpointed, each layer keeps its input alone
+    head = shape.vocabulary * shape.hidden * s
+    largest = max(m * n for m, n in shape.linear) * s  # a weight dequantised, or its gradient
+    backward = tokens * (3 * shape.inner + 2 * shape.hidden) * s + largest + head * (not rank)  # gradients in the MLP
+    backward += tokens * shape.inner * 4 * bool(rank and s < 4)
+    positions = rows * (longest + 1)
+    if 4 * shape.vocabulary * positions > LOGITS_BYTES:  # then in pieces, computed again: see `logprobs`
+        positions = LOGITS_BYTES // (4 * shape.vocabulary)
+    logits = positions * shape.vocabulary * (4 * 4 + s * (s < 4))  # logits, log-probs, probabilities; their gradients
+    return [
+        ("activations", stream if nf4 else kept * shape.layers, knob, ("head", "layers")),
+        ("logits", logits + 2 * head * (not rank), "", ("head",)),  # each piece has a gradient of the head to add up
+        ("layer work space", backward + kept * nf4, knob, ("layers",)),
+    ]

@@ -1,0 +1,1 @@
+"""Runs side by side and what may be concluded from them: pipeline, experiments, the frontier, export."""

@@ -1,0 +1,289 @@
+"""Runs side by side: the miniature's problems, and tables of outcomes of several runs. The method itself lives in `training`.
+
+Outcomes are a pandas table, one row per model and problem, with the columns `COLUMNS`; on disk they are Parquet. They
+hold counts only, so that every figure can be drawn again, by anyone, without a model.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache, partial
+from pathlib import Path
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from dphrl_lite import evaluation, models, presampling, settings, tasks, training
+from dphrl_lite.engine.checkpoint import claim, weights_digest, write_whole
+from dphrl_lite.evaluation import COLUMNS, EvaluateConfig, ProblemSet
+from dphrl_lite.models import DATA, Policy
+from dphrl_lite.objectives import METHODS
+from dphrl_lite.passk import Outcomes
+from dphrl_lite.study import conclusions, frontier
+from dphrl_lite.tasks import Problem, Task, arithmetic
+from dphrl_lite.tasks.countdown import problems
+
+FIRST_LOOK = DATA / "runs" / "first_look"
+MULTIPLICATION = DATA / "runs" / "multiplication"
+RECIPES = DATA.parent / "recipes"
+KS = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Miniature:
+    """Problems to train on, and held-out problems by family, none of whose sets of numbers is trained on.
+
+    Families that RL never trains (of countdown `sort`) show what is forgotten.
+    """
+
+    task: Task
+    train: list[Problem]
+    test: dict[str, list[Problem]]
+
+
+def miniature(train: int = 400, test: int = 200, seed: int = 0) -> Miniature:
+    """Countdown: `train` problems of each of cd3 and cd4, and `test` held-out ones of each of cd3, cd4 and sort."""
+    chosen = [p for family in ("cd3", "cd4") for p in problems(family, train, seed=seed)]
+    held_out = {family: problems(family, test, split="test", seed=seed + 1) for family in ("cd3", "cd4", "sort")}
+    return Miniature(tasks.get("countdown"), chosen, held_out)
+
+
+def evaluate(
+    policy: Policy,
+    task: Task,
+    families: Mapping[str, Sequence[Problem]],
+    method: str = "base",
+    strength: float | None = None,
+    seed: int = 0,
+    samples: int = 64,
+    progress: bool = True,
+    **settings,
+) -> pd.DataFrame:
+    """Draw `samples` answers to every problem at temperature 1 and count the right ones.
+
+    Args:
+        policy: what is evaluated.
+        task: the verifier.
+        families: family name -> problems.
+        method, strength, seed: how the policy was trained; they become columns, so that tables can be put together.
+        samples: answers per problem; Pass@k can be estimated up to k = samples.
+        progress: show a progress bar.
+        **settings: further fields of `EvaluateConfig`.
+
+    Returns:
+        An outcomes table.
+    """
+    if not families:
+        raise ValueError("no families of problems given; expected a dict such as {'cd3': [...problems...]}")
+    config = EvaluateConfig(samples=samples, greedy=False, **settings)
+    sets = [ProblemSet(family, task, chosen) for family, chosen in families.items()]
+    bar = tqdm(sets, desc=f"evaluating {method}", unit="family", disable=not progress)
+    frames = [evaluation.outcomes(policy, family, config, progress=False) for family in bar]
+    return pd.concat(frames, ignore_index=True).assign(method=method, strength=strength, seed=seed)[COLUMNS]
+
+
+def by_family(table: pd.DataFrame, seed: int | None = None) -> dict[str, dict[str, Outcomes]]:
+    """An outcomes table as family -> model -> `Outcomes`, for figures and widgets.
+
+    Args:
+        table: from `evaluate`, or read from Parquet.
+        seed: which training seed to take where there are several; the smallest if None. The base model has no seed.
+
+    Returns:
+        Models are named by method, with the strength where a method was trained at several.
+
+    Raises:
+        ValueError: columns are missing, or no run has that seed.
+    """
+    found: dict[str, dict[str, Outcomes]] = {}
+    for (family, model), rows in _labelled(table).groupby(["family", "model"], sort=False):
+        seeds = sorted(set(rows["seed"]))
+        if seed is not None and len(seeds) > 1 and seed not in seeds:
+            raise ValueError(f"no run of {model!r} has seed {seed}; there are {seeds}")
+        rows = rows[rows["seed"] == (seed if seed in seeds else seeds[0])]
+        found.setdefault(family, {})[model] = Outcomes.from_counts(rows["n"], rows["c"], rows["problem"])
+    return found
+
+
+def summary(table: pd.DataFrame, ks: Sequence[int] = KS) -> pd.DataFrame:
+    """Pass@k by family and model: the mean over problems and seeds, and the mean number of distinct right answers."""
+    rows = []
+    for (family, model, seed), part in _labelled(table).groupby(["family", "model", "seed"], sort=False):
+        values = Outcomes.from_counts(part["n"], part["c"]).pass_at_k(ks)["mean"]
+        scores = {f"Pass@{k}": value for k, value in zip(ks, values, strict=True)}
+        rows.append({"family": family, "model": model, "seed": seed} | scores | {"distinct": part["distinct"].mean()})
+    grouped = pd.DataFrame(rows).groupby(["family", "model"], sort=False)
+    table = grouped.mean().drop(columns="seed").assign(seeds=grouped.size())
+    return table.sort_index(level="family", sort_remaining=False, kind="stable")
+
+
+def _labelled(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with a column `model`, and families told apart where several domains or splits share a name."""
+    missing = set(COLUMNS) - set(table.columns)
+    if missing:
+        raise ValueError(f"an outcomes table needs the columns {COLUMNS}; missing: {sorted(missing)}")
+    table = table.astype(dict.fromkeys(["domain", "split", "family", "method"], str))
+    strengths = table.groupby("method")["strength"].transform("nunique")
+    at = table["method"] + " at " + table["strength"].map(lambda strength: "" if pd.isna(strength) else f"{strength:g}")
+    family = table["family"]
+    for place in ("split", "domain"):
+        family = table[place] + "/" + family if table[place].nunique() > 1 else family
+    return table.assign(model=table["method"].where(strengths <= 1, at), family=family)
+
+
+def solution_counts(
+    policies: Mapping[str, Policy], task: Task, problem: Problem, samples: int = 512, by: str = "distinct"
+) -> pd.DataFrame:
+    """How many of `samples` answers to one problem gave each different right one: rows answers, columns models.
+
+    Answers are told apart by "distinct", the verifier's canonical form, or by "completion", as they are written.
+    """
+    found = {}
+    for name, policy in policies.items():
+        rollouts = presampling.sample(policy, task, [problem], samples, seed=2, progress=False)
+        found[name] = rollouts[rollouts["correct"]][by].value_counts()
+    table = pd.DataFrame(found).fillna(0).astype(int)
+    return table.sort_values(list(table), ascending=False)
+
+
+def first_look(
+    out: str | Path = FIRST_LOOK,
+    methods: Sequence[str] = ("grpo", "grpo-exp", "dph-js"),
+    steps: int = 60,
+    seeds: Sequence[int] = (0, 1, 2),
+    samples: int = 64,
+) -> pd.DataFrame:
+    """Base model, GRPO, its control on D_exp alone, and DPH-JS on the miniature, over several seeds.
+
+    Each run's outcomes are written when it ends; called again, what is there is read, and only the rest is run.
+
+    Returns:
+        The outcomes of all runs. Raises `OtherRunError` if `out` holds a comparison with other settings.
+    """
+    policy, mini = models.load("tiny"), miniature()
+    parts = lambda: presampling.partition(presampling.sample(policy, mini.task, mini.train, progress=False))
+    return Comparison("first look", policy, mini, parts).run(out, methods, steps, seeds, samples)
+
+
+def multiplication(
+    out: str | Path,
+    methods: Sequence[str] = ("grpo", "dph-js"),
+    steps: int | None = None,
+    seeds: Sequence[int] = (0,),
+    samples: int = 64,
+    recipe: str | Path = RECIPES / "small_multiplication.yaml",
+) -> pd.DataFrame:
+    """Base model, GRPO and DPH-JS with the small language model; addition and subtraction are never trained.
+
+    The settings are those of `recipe`. Rollouts and checkpoints go into its `out`, where `dphrl presample` and `dphrl train`
+    put them too, and a run that was stopped goes on from there; outcomes, logs and the partition go into this `out`.
+
+    Returns:
+        As `first_look`.
+    """
+    argv = ["--config", str(recipe)]
+    given, drawn = settings.parse(argv, "presample", presampling.PresampleConfig)
+    _, switches, config = settings.parse(argv, "train", presampling.PartitionConfig, training.TrainConfig)
+    policy, task, chosen = models.load(given.model, nf4=given.nf4), given.load_task(), given.load_problems()
+    test = {family: arithmetic.problems(family, n, "test") for family, n in arithmetic.TESTED.items()}
+
+    def parts() -> presampling.Partition:
+        rollouts = presampling.sample(policy, task, chosen, out=given.presampling, **asdict(drawn))
+        found = presampling.partition(rollouts, **asdict(switches))
+        write_whole(Path(out) / "partition.csv", lambda path: found.summary().to_csv(path, index=False))
+        return found
+
+    decided = ("method", "steps", "seed")
+    train = {name: value for name, value in asdict(config).items() if name not in decided}
+    draw = {
+        "max_new_tokens": config.max_new_tokens,
+        "problems_per_batch": 4,
+    }  # more would need more memory than training
+    comparison = Comparison(
+        "multiplication", policy, Miniature(task, chosen, test), parts, train, draw, Path(given.out)
+    )
+    return comparison.run(out, methods, steps or config.steps, seeds, samples)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The base model, and every method and seed, on the same problems.
+
+    `parts` is called if a run is missing. `train` and `draw` hold further settings of `training.train` and of `evaluate`.
+    `work` is the folder of checkpoints; without one runs leave no more than their outcomes.
+    """
+
+    kind: str
+    policy: Policy
+    data: Miniature
+    parts: Callable[[], presampling.Partition]
+    train: Mapping = field(default_factory=dict)
+    draw: Mapping = field(default_factory=dict)
+    work: Path | None = None
+
+    def run(self, out, methods: Sequence[str], steps: int, seeds: Sequence[int], samples: int) -> pd.DataFrame:
+        """The outcomes of all runs; what is in `out` is read, the rest is run."""
+        told = {"steps": steps, "samples": samples, "methods": list(methods), "seeds": list(seeds)}
+        told |= {"train": dict(self.train), "evaluate": dict(self.draw)} if self.train else {}
+        folder = claim(out, {"kind": self.kind, "weights": weights_digest(self.policy.model)} | told)
+        base = partial(evaluate, self.policy, self.data.task, self.data.test, samples=samples, **self.draw)
+        frames = [_once(folder / "base.parquet", base)]
+        parts = cache(self.parts)
+        for method in methods:
+            for seed in seeds:
+                one = partial(self._one, folder, parts, method, steps, seed, samples)
+                frames.append(_once(folder / f"{method}-seed{seed}.parquet", one))
+        return pd.concat(frames, ignore_index=True)
+
+    def _one(self, folder: Path, parts, method: str, steps: int, seed: int, samples: int) -> pd.DataFrame:
+        place = self.work and self.work / f"{method}-seed{seed}"
+        task, test = self.data.task, self.data.test
+        done = training.train(self.policy, task, self.data.train, parts(), method, steps, seed, place, **self.train)
+        if place:
+            write_whole(folder / f"{place.name}.jsonl", partial(shutil.copy, place / training.LOG))
+        return evaluate(done.policy, task, test, method, done.strength, seed, samples, **self.draw)
+
+
+def _once(path: Path, compute) -> pd.DataFrame:
+    if not path.is_file():
+        write_whole(path, lambda temporary: compute().to_parquet(temporary, index=False))
+    return pd.read_parquet(path)
+
+
+def read_outcomes(folder: str | Path = FIRST_LOOK) -> pd.DataFrame:
+    """All outcomes tables of a folder as one. Raises `FileNotFoundError` where there are none."""
+    rank = {name: i for i, name in enumerate(["base", *METHODS])}
+    method = lambda path: path.stem.split("-seed")[0]
+    paths = sorted(Path(folder).glob("*.parquet"), key=lambda path: (rank.get(method(path), len(rank)), path.stem))
+    if not paths:
+        raise FileNotFoundError(
+            f"no outcomes (*.parquet) in {folder}; run notebook 06, or `dphrl experiment first-look`"
+        )
+    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`run(out, **flags)` runs into a folder what is missing there; `report(folder)` says in text what was found."""
+
+    run: Callable
+    shipped: Path | None
+    report: Callable[[str | Path], str]
+    flags: tuple[str, ...]
+
+
+def _summary(folder: str | Path) -> str:
+    return summary(read_outcomes(folder)).round(3).to_string()
+
+
+def _conclusions(folder: str | Path) -> str:
+    return conclusions.report(*frontier.read(folder))
+
+
+_CHUNKS = ("minutes", "processes")
+EXPERIMENTS = {
+    "first-look": Experiment(first_look, FIRST_LOOK, _summary, ("steps", "seeds")),
+    "multiplication": Experiment(multiplication, MULTIPLICATION, _summary, ("steps", "seeds")),
+    "frontier": Experiment(frontier.run, frontier.FRONTIER, _conclusions, ("seeds", "domains", "methods", *_CHUNKS)),
+    "frontier-class": Experiment(frontier.run_class, None, _conclusions, _CHUNKS),
+}

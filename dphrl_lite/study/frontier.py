@@ -1,0 +1,368 @@
+"""The frontier: every method, strength and seed on both miniatures.
+
+A *trial* trains the tiny model in one domain with one method, strength and seed, and evaluates it on problems that no
+training saw. Trials are independent: they run in any order, in several processes, in chunks of any length, and each is
+written whole or not at all. What may be concluded from the outcomes: `conclusions`.
+"""
+
+import itertools
+import json
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from dphrl_lite import evaluation, models, presampling, tasks, training
+from dphrl_lite.engine import checkpoint
+from dphrl_lite.errors import lookup
+from dphrl_lite.evaluation import COLUMNS, EvaluateConfig, ProblemSet
+from dphrl_lite.models import DATA
+from dphrl_lite.objectives import METHODS
+from dphrl_lite.tasks import Problem, Task, countdown, minisql
+
+FRONTIER = DATA / "frontier"
+OUTCOMES, RUNS = "outcomes.parquet", "runs.parquet"
+TRIAL = ["domain", "method", "strength", "seed"]
+SEEDS, THRESHOLD = (0, 1, 2, 3, 4), 6
+CURVATURES = (0.03, 0.1, 0.3, 1.0, 3.0)  # eta f''(1): equal values are the fair first comparison of divergences
+SQL = tuple(minisql.FORMS)
+TRAINED = {"countdown": {"cd3": 400, "cd4": 400}, "sql": dict.fromkeys(SQL, 96)}  # problems of each family
+SETTINGS = {"countdown": {"steps": 60}, "sql": {"steps": 40, "learning_rate": 3e-4}}  # of training, beyond its defaults
+HELD_OUT = {
+    "countdown": {
+        "validation": {"cd3": 120, "cd4": 180},
+        "test": {"cd3": 241, "cd4": 800},
+        "probe": {"sort": 100} | dict.fromkeys(SQL, 16),
+    },
+    "sql": {
+        "validation": dict.fromkeys(SQL, 25),
+        "test": dict.fromkeys(SQL, 125),
+        "probe": {"sort": 100, "cd3": 100, "cd4": 100},
+    },
+}
+DRAWN = {"validation": 64, "test": 64, "probe": 16}  # answers to each problem
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method with further settings of the partition and of training, under a name of its own.
+
+    Training takes `longer` times the steps of its domain. Where `back` is given, the trained weights go part of the way back to
+    the reference's (`models.interpolate`), and that part is what the trial's strength means; `back` is the usual one.
+    """
+
+    method: str
+    partition: Mapping = field(default_factory=dict)
+    train: Mapping = field(default_factory=dict)
+    longer: int = 1
+    back: float | None = None
+
+
+PASS_KS = (2, 4, 8)
+_ALL = {"rehearse_exploration": True}
+IDEAS = {  # beyond the paper
+    "dph-f+one": Variant("dph-f", {"one_per_problem": True}),  # as its release: one reference answer per problem
+    "dph-f+all": Variant("dph-f", _ALL),
+    "dph-f+balanced": Variant("dph-f", _ALL | {"balance": True}),
+    "dph-f+3of8": Variant("dph-f", {"threshold": 3}),  # a D_pef that holds harder problems, too
+    "dph-f+target": Variant("dph-f", train={"penalty_target": 0.03}),
+    "dph-f+all+pass@4": Variant("dph-f", _ALL, {"advantage_k": 4}),
+    "dph-f+pass@2": Variant("dph-f", train={"advantage_k": 2}),
+    "grpo+wise": Variant("grpo", back=0.5),  # WiSE-FT: weights between the untouched and the trained model's
+    "grpo+wise+4x": Variant("grpo", longer=4, back=0.6),
+    "dph-f+wise": Variant("dph-f", train={"strength": 0.1}, back=0.4),
+} | {f"grpo+pass@{k}": Variant("grpo", train={"advantage_k": k}) for k in PASS_KS}
+VARIANTS = {f"dph-alpha-{alpha}": Variant("dph-alpha", train={"alpha": alpha}) for alpha in (0.2, 0.5, 0.8)} | IDEAS
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run: train in `domain` with `method` (or a variant's name) at `strength`, None for a method without one."""
+
+    domain: str
+    method: str
+    strength: float | None
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its files' name."""
+        strength = "" if self.strength is None else f"-{self.strength:g}"
+        return f"{self.domain}-{self.method}{strength}-seed{self.seed}"
+
+
+def strengths() -> dict[str, tuple]:
+    """Method -> its strengths: several where a front is drawn, else one; at matched curvature, but for what goes `back`."""
+    swept = dict.fromkeys(["rkl", "rkl-k3", "sft", "dph-f", "dph-f+all"], 1.0) | {"dph-js": 2.0}  # 1 / f''(1)
+    fronts = {name: tuple(round(scale * c, 4) for c in CURVATURES) for name, scale in swept.items()}
+    fronts |= dict.fromkeys(["dph-f+balanced", "dph-f+3of8", "dph-f+all+pass@4"], CURVATURES[1:4])
+    fronts |= {"dph-f+pass@2": CURVATURES[:3], "grpo+wise": (0.3, 0.5, 0.7), "dph-f+wise": (0.3, 0.5)}
+    single = dict.fromkeys(VARIANTS, 1.0) | {"dph-js-definition": 4.0, "dph-f+target": 0.3, "grpo+wise+4x": 0.6}
+    single |= dict.fromkeys(["grpo", "grpo-exp", "dapo", *(f"grpo+pass@{k}" for k in PASS_KS)])
+    return {name: (strength,) for name, strength in single.items()} | fronts
+
+
+def trials(domains: Sequence[str] = tuple(TRAINED), methods=None, seeds: Sequence[int] = SEEDS) -> list[Trial]:
+    """All trials, seed by seed: a sweep that is stopped has compared all methods on the seeds that it did."""
+    chosen = {name: values for name, values in strengths().items() if methods is None or name in methods}
+    named = [(name, value) for name, values in chosen.items() for value in values]
+    return [Trial(where, *name, seed) for seed, where, name in itertools.product(seeds, domains, named)]
+
+
+# for a class: five methods at one strength, one seed
+CLASS = [
+    Trial("countdown", name, strength, 0)
+    for name, strength in {"grpo": None, "rkl": 0.3, "sft": 0.3, "dph-f": 0.3, "dph-js": 0.6}.items()
+]
+
+
+# ---- one trial -------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _sets(domain: str, split: str) -> list[ProblemSet]:
+    """The held-out problems of a split; "probe" holds what reinforcement learning in this domain never trains."""
+    families = HELD_OUT[domain][split].items()
+    return [
+        ProblemSet(family, _task(family), _home(family).problems(family, count, "test" if split == "probe" else split))
+        for family, count in families
+    ]
+
+
+def _home(family: str):
+    return minisql if family in SQL else countdown
+
+
+@cache
+def _task(family: str) -> Task:
+    return tasks.get("sql", databases=DATA / "minisql") if family in SQL else tasks.get("countdown")
+
+
+@cache
+def training_problems(domain: str) -> list[Problem]:
+    """What is pre-sampled, split and trained on in a domain."""
+    return [p for family, count in TRAINED[domain].items() for p in _home(family).problems(family, count)]
+
+
+def prepare(domain: str, folder: Path, progress: bool = False) -> pd.DataFrame:
+    """The reference's answers to the training problems of a domain, drawn once and kept in `folder`."""
+    where = {"out": folder / f"presampling-{domain}", "problems_per_batch": 16}
+    where["progress"] = progress and f"pre-sampling {domain}"
+    return presampling.sample(models.load("tiny"), _trained_task(domain), training_problems(domain), **where)
+
+
+def _trained_task(domain: str) -> Task:
+    return _task(next(iter(TRAINED[domain])))
+
+
+def run_trial(trial: Trial, folder: Path):
+    """Train and evaluate; writes the run's cost and then its outcomes."""
+    policy, steps = _trained(trial, folder, progress=False)
+    tables = [_evaluated(policy, trial.domain, split) for split in DRAWN]
+    table = pd.concat(tables, ignore_index=True).assign(**asdict(trial)).astype({"strength": float})
+    entropy = float(table.loc[table["split"] == "test", "entropy"].mean())
+    text = json.dumps(asdict(trial) | _cost(steps) | {"entropy": entropy})
+    checkpoint.write_whole(folder / f"{trial.name}.json", lambda path: path.write_text(text))
+    checkpoint.write_whole(folder / f"{trial.name}.parquet", lambda path: table[COLUMNS].to_parquet(path, index=False))
+
+
+def _trained(trial: Trial, folder: Path, **more) -> tuple[models.Policy, list[dict]]:
+    """The policy after a trial's training, and the log; `more` are further arguments of `training.train`."""
+    policy = models.load("tiny")
+    if trial.method == "base":
+        return policy, []
+    variant = VARIANTS.get(trial.method) or Variant(trial.method)
+    rollouts = prepare(trial.domain, folder, more["progress"])
+    parts = presampling.partition(rollouts, **{"threshold": THRESHOLD} | variant.partition)
+    settings = {"strength": trial.strength if variant.back is None else None, "in_place": True}
+    settings |= SETTINGS[trial.domain] | dict(variant.train) | {"seed": trial.seed}
+    settings = settings | {"steps": variant.longer * settings["steps"]} | more
+    data = _trained_task(trial.domain), training_problems(trial.domain), parts
+    log = training.train(policy, *data, variant.method, **settings).log.to_dict("records")
+    if variant.back is not None:
+        models.interpolate(policy, 1 - trial.strength, models.load("tiny"))
+    return policy, log
+
+
+def _evaluated(policy, domain: str, split: str, count: int | None = None, progress: bool = False) -> pd.DataFrame:
+    config = EvaluateConfig(samples=DRAWN[split], greedy=False)
+    sets = [replace(some, problems=some.problems[:count]) for some in _sets(domain, split)]
+    tables = [evaluation.outcomes(policy, some, config, progress=progress) for some in sets]
+    return pd.concat(tables, ignore_index=True).assign(split=split)
+
+
+def place(
+    method: str,
+    strength: float | None = None,
+    folder: str | Path = "runs/place",
+    domain: str = "countdown",
+    split: str = "test",
+    steps: int | None = None,
+    problems: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """One run beside the sweep: any method, a registered divergence's too, trained and evaluated as a trial is.
+
+    Training problems, settings, seeds and held-out problems are `run_trial`'s, so that the rows may stand beside those of
+    the sweep, problem by problem (`conclusions.beside`).
+
+    Args:
+        method: a name of `METHODS` or of `VARIANTS`.
+        strength: eta or beta; None: the method's own.
+        folder: where the reference's answers to the training problems are kept; nothing else is written.
+        domain, split: where it trains, and on which held-out problems it is evaluated.
+        steps: of training; None: as many as the sweep's runs. Fewer make a point that no front may be compared with.
+        problems: of each family, the first so many; None: all.
+        seed: of training.
+        progress: show progress bars.
+
+    Returns:
+        An outcomes table, as `run_trial` writes.
+    """
+    known = VARIANTS.get(method) or Variant(lookup(METHODS, "method", method).name)
+    lookup(TRAINED, "domain", domain)
+    lookup(DRAWN, "split", split)
+    own = METHODS[known.method]
+    usual = known.back if known.back is not None else None if own.penalty == "none" else own.strength
+    strength = usual if usual is None or strength is None else float(strength)
+    trial, more = Trial(domain, method, strength, seed), {} if steps is None else {"steps": steps}
+    policy, _ = _trained(trial, Path(folder), progress=progress, **more)
+    table = _evaluated(policy, domain, split, problems, progress)
+    return table.assign(**asdict(trial)).astype({"strength": float})[COLUMNS]
+
+
+def _cost(steps: list[dict]) -> dict:
+    """Sums over a run's steps; `reward` and `penalty` are means over the last ten."""
+    log = pd.DataFrame(steps)
+    if log.empty:
+        return {}
+    total = log[["seconds", "tokens", "tokens_trained", "reference_forwards"]].sum().to_dict()
+    return total | log[["reward", "penalty"]].astype(float).tail(10).mean().dropna().to_dict()
+
+
+# ---- the sweep -------------------------------------------------------------------------------------------------------
+
+
+def sweep(
+    wanted: Sequence[Trial], folder: str | Path, minutes: float | None = None, processes: int | None = None
+) -> int:
+    """Run the trials that `folder` lacks, each in one thread of one of `processes` processes.
+
+    Args:
+        wanted: from `trials`; the base model's own evaluation in each domain is added.
+        folder: of this sweep alone; what is there is not run again, whether as files of a trial or collected.
+        minutes: no trial is begun after that; None runs all.
+        processes: at once; None: one per core.
+
+    Returns:
+        How many trials are still missing.
+    """
+    told = {"kind": "frontier", "threshold": THRESHOLD, "trained": TRAINED, "settings": SETTINGS}
+    told |= {"held_out": HELD_OUT, "drawn": DRAWN}
+    told |= {"weights": checkpoint.weights_digest(models.load("tiny").model), "versions": checkpoint.versions()}
+    folder, until = checkpoint.claim(folder, told), time.time() + 60 * (np.inf if minutes is None else minutes)
+    domains = dict.fromkeys(trial.domain for trial in wanted)
+    for domain in domains:
+        prepare(domain, folder, progress=True)
+    wanted = [Trial(domain, "base", None, 0) for domain in domains] + list(wanted)
+    done = _done(folder)
+    missing = [trial for trial in wanted if trial.name not in done]
+    bar = tqdm(total=len(wanted), initial=len(wanted) - len(missing), desc="frontier", unit="run")
+    with bar, ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
+        begun = [pool.submit(_in_time, trial, folder, until) for trial in missing]
+        try:
+            for run in as_completed(begun):
+                bar.update(run.result())
+        except BaseException:  # Ctrl-C too: those that run are finished, no other is begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    done = _done(folder)
+    left = sum(trial.name not in done for trial in wanted)
+    if left:
+        print(f"{left} of {len(wanted)} runs are missing; the same command goes on with them", file=sys.stderr)
+    return left
+
+
+def _end_with_parent():
+    """A killed sweep must not leave processes that go on in secret."""
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
+
+
+def _in_time(trial: Trial, folder: Path, until: float) -> bool:
+    if time.time() < until:
+        run_trial(trial, folder)
+        return True
+    return False
+
+
+def _done(folder: Path) -> set[str]:
+    """The names of the trials whose outcomes are in `folder`."""
+    collected = _names(pd.read_parquet(folder / RUNS)) if (folder / RUNS).is_file() else []
+    return {path.stem for path in folder.glob("*-seed*.parquet")} | set(collected)
+
+
+def _names(runs: pd.DataFrame) -> list[str]:
+    rows = runs[TRIAL].itertuples(index=False)
+    return [Trial(r.domain, r.method, None if pd.isna(r.strength) else r.strength, r.seed).name for r in rows]
+
+
+def run(out: str | Path, seeds: Sequence[int] = SEEDS, domains=None, methods=None, minutes=None, processes=None) -> int:
+    """Run what `out` lacks of the sweep, for so many minutes, and collect what is there. Returns how many runs are missing."""
+    for method in methods or ():
+        lookup(strengths(), "method of the frontier", method)
+    for domain in domains or ():
+        lookup(TRAINED, "domain", domain)
+    left = sweep(trials(domains or tuple(TRAINED), methods, seeds), out, minutes, processes)
+    collect(out)
+    return left
+
+
+def run_class(out: str | Path, minutes=None, processes=None) -> int:
+    """The class version: `CLASS` alone."""
+    left = sweep(CLASS, out, minutes, processes)
+    collect(out)
+    return left
+
+
+def collect(folder: str | Path):
+    """Put the outcomes and costs of a sweep's trials into `outcomes.parquet` and `runs.parquet`, with those that are there."""
+    folder = Path(folder)
+    paths = sorted(folder.glob("*-seed*.parquet"))
+    if not paths:
+        return
+    tables = [pd.read_parquet(path) for path in paths]
+    runs = pd.DataFrame([json.loads(path.with_suffix(".json").read_text()) for path in paths]).astype(
+        {"strength": float}
+    )
+    if (folder / RUNS).is_file():
+        table, before = read(folder)
+        before = before[~pd.Series(_names(before), before.index).isin([path.stem for path in paths])]
+        tables.append(table.merge(before[TRIAL])[COLUMNS])
+        runs = pd.concat([runs, before], ignore_index=True)
+    small = {"n": "int16", "c": "int16", "distinct": "int16", "seed": "int8"} | dict.fromkeys(COLUMNS[:4], "category")
+    table = pd.concat(tables, ignore_index=True).astype(small | {"problem": "category"})
+    for name, frame in {OUTCOMES: table, RUNS: runs}.items():
+        ordered = frame.sort_values(TRIAL, kind="stable")  # however often the sweep was stopped
+        write = lambda path, frame=ordered: frame.to_parquet(path, index=False, compression="zstd")
+        checkpoint.write_whole(folder / name, write)
+
+
+def read(folder: str | Path = FRONTIER) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The outcomes and the costs of a sweep's runs. Raises `FileNotFoundError` where there are none."""
+    folder = Path(folder)
+    if not (folder / OUTCOMES).is_file():
+        raise FileNotFoundError(
+            f"no outcomes.parquet in {folder}; run `dphrl experiment frontier --out {folder}` first"
+        )
+    return pd.read_parquet(folder / OUTCOMES), pd.read_parquet(folder / RUNS)

@@ -1,0 +1,44 @@
+"""The arithmetic of a step's cost, by hand."""
+
+import pytest
+
+from dphrl_lite.scale import costs
+
+BATCH = costs.Batch(problems=2, samples=4, prompt=10, completion=30, rehearsed=3)
+
+
+def test_grpo_by_hand():
+    parts = costs.flops("grpo", 7e9, BATCH, "full")
+    assert parts["sampling"] == 2 * 7e9 * (2 * 10 + 2 * 4 * 30)
+    assert parts["training"] == 6 * 7e9 * 2 * 4 * 40
+    assert parts["rehearsal"] == parts["reference"] == 0
+
+
+def test_dph_rehearses_and_asks_no_reference_and_reverse_kl_the_other_way_round():
+    dph, rkl = costs.flops("dph-js", 1.0, BATCH), costs.flops("rkl", 1.0, BATCH)
+    assert dph["rehearsal"] == 6 * 3 * 40 and dph["reference"] == 0
+    assert rkl["reference"] == 2 * 8 * 40 and rkl["rehearsal"] == 0
+    assert dph["sampling"] == rkl["sampling"] and dph["training"] == rkl["training"]
+
+
+def test_the_definition_reads_the_stored_and_writes_trains_and_refers_fresh_answers():
+    parts, dph = costs.flops("dph-js-definition", 1.0, BATCH), costs.flops("dph-js", 1.0, BATCH)
+    assert parts["rehearsal"] == (2 + 6) * 3 * 40
+    assert parts["reference"] == 2 * 3 * 40
+    assert parts["sampling"] == dph["sampling"] + 2 * 3 * 40
+
+
+def test_recomputation_costs_a_forward_pass_where_weights_are_trained():
+    full, checkpointed = (costs.flops("grpo", 1.0, BATCH, kind)["training"] for kind in ("full", "full, checkpointed"))
+    assert checkpointed / full == pytest.approx(8 / 6)
+    assert costs.flops("grpo", 1.0, BATCH, "qlora")["training"] == full
+
+
+def test_hours_at_two_shares_of_the_peak():
+    spent = costs.hours({"sampling": 3.6e15, "training": 3.6e15}, peak=1e12, busy=0.5, busy_sampling=0.1)
+    assert spent == pytest.approx({"sampling": 10.0, "training": 2.0})
+
+
+def test_an_unknown_method_is_named():
+    with pytest.raises(ValueError, match="unknown method 'ppo'"):
+        costs.flops("ppo", 1.0, BATCH)
