@@ -121,13 +121,13 @@ class Evaluated(Share):
 
 def run_presample(argv: list[str]) -> int:
     """Sample the reference, verify, and print how the problems fall."""
-    from dphrl_lite import models, preflight, presampling, settings
+    from dphrl_lite import models, presampling, settings, training
 
     stages = (presampling.PresampleConfig, presampling.PartitionConfig, Share, Anyway)
     recipe, config, switches, share, given = settings.parse(argv, "presample", *stages)
     task, problems, shard = recipe.load_task(), recipe.load_problems(), share.pair()
     presampling.partition_counts(config.samples, [0], switches.threshold)  # refuses an impossible threshold now
-    shape = preflight.TrainConfig(
+    shape = training.TrainConfig(
         "grpo",
         problems_per_step=config.problems_per_batch,
         samples=max(2, config.samples),

@@ -1,23 +1,15 @@
-"""What a training run leaves behind: the glossary of metrics, their sums over micro-batches and processes, log and checkpoints.
-
-No loss is computed here; `training` does that and reports what it saw.
+"""The glossary of metrics, and their sums over micro-batches and processes. No loss is computed here: `training` does that and
+reports what it saw; the log that holds them is `engine.journal`'s.
 """
 
-import json
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 import psutil
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
 from dphrl_lite import divergences
-from dphrl_lite.engine import checkpoint, sharding
-
-LOG = "log.jsonl"
 
 METRICS = {
     "step": "training steps done",
@@ -79,14 +71,6 @@ def _tails(log_u: Tensor) -> dict[str, float]:
     return spread | {"bounded_share": divergences.bounded_share(log_u)}
 
 
-def gradient_parts(first: Sequence[Tensor], second: Sequence[Tensor]) -> dict[str, float]:
-    """Norms and cosine of two gradients, each a list of tensors (one per parameter), whole or sharded."""
-    norms = [sharding.dot(g, g) ** 0.5 for g in (first, second)]
-    product = norms[0] * norms[1]
-    cosine = sharding.dot(first, second) / product if product > 0 else None
-    return {"gradient_norm_exploration": norms[0], "gradient_norm_penalty": norms[1], "gradient_cosine": cosine}
-
-
 def peak_memory_gb(device: torch.device) -> float:
     """Most memory held since the process started: by PyTorch on a GPU, else by the whole process."""
     if device.type == "cuda":
@@ -97,72 +81,3 @@ def peak_memory_gb(device: torch.device) -> float:
 
     unit = 1 if sys.platform == "darwin" else 1024  # Linux counts kilobytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-def read_log(folder: str | Path) -> list[dict]:
-    """The metrics written so far by a run in `folder`, one dict per step (see `METRICS`).
-
-    Raises:
-        FileNotFoundError: no log there.
-        ValueError: a line is damaged. The run's checkpoint holds the log, too: resuming the run writes it anew.
-    """
-    path = Path(folder) / LOG
-    if not path.is_file():
-        raise FileNotFoundError(f"no training log at {path}; expected a folder that `train(..., out=folder)` wrote")
-    *whole, _unfinished = path.read_text(errors="replace").split("\n")
-    records = []
-    for number, line in enumerate(whole, 1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"line {number} of {path} is damaged: {line[:40]!r}. Run the same training again: it heals the log from "
-                "its last checkpoint and goes on"
-            ) from error
-    return records
-
-
-class Journal:
-    """What a run writes into its folder: log.jsonl and the checkpoints. Without a folder it only remembers the `records`.
-
-    Every process reads; only the main one writes. A checkpoint holds the records, too, and what the log says otherwise after
-    a kill or on a full disk is corrected from there.
-    """
-
-    def __init__(self, out: str | Path | None, manifest: dict, state: PartialState):
-        self.records: list[dict] = []
-        self.folder, self.main = None, state.is_main_process
-        if out is not None:
-            with state.main_process_first():
-                self.folder = checkpoint.claim(out, manifest)
-
-    def resume(self, steps: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict | None:
-        """Put the newest checkpoint into `model`, `optimizer` and `records`; the state that `add` was given with it."""
-        if self.folder is None:
-            return None
-        state = checkpoint.load_latest(self.folder, model, optimizer)
-        if state is not None:
-            self.records = state["records"]
-        if len(self.records) > steps:
-            raise ValueError(
-                f"{self.folder} holds a run of {len(self.records)} steps, more than the {steps} asked for; "
-                f"pass steps={len(self.records)} to read it, or choose another folder"
-            )
-        text, log = "".join(map(_line, self.records)), self.folder / LOG
-        if self.main and not (log.is_file() and log.read_bytes() == text.encode()):
-            checkpoint.write_whole(log, lambda temporary: temporary.write_text(text))
-        return state
-
-    def add(self, record: dict, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict | None):
-        """Add one step to the log; with a JSON-able `state`, write a checkpoint."""
-        self.records.append(record)
-        if self.main and self.folder is not None:
-            with (self.folder / LOG).open("a") as log:
-                log.write(_line(record))
-        if state is not None and self.folder is not None:
-            kept = state | {"records": self.records}
-            checkpoint.save_step(self.folder, len(self.records), model, optimizer, kept, write=self.main)
-
-
-def _line(record: dict) -> str:
-    return json.dumps(record) + "\n"

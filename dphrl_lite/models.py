@@ -3,9 +3,7 @@ automatically is kept with its reason. Knows nothing of tasks, losses or samplin
 """
 
 import copy
-import importlib
 import json
-import logging
 import math
 import os
 import warnings
@@ -20,6 +18,7 @@ import torch
 from accelerate import PartialState
 
 from dphrl_lite.engine import sharding
+from dphrl_lite.engine.loading import need
 from dphrl_lite.errors import unknown
 
 _THREADS = torch.get_num_threads()
@@ -513,13 +512,3 @@ def no_future_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
-
-
-def need(package: str):
-    """The module `package`. Raises `ImportError` with the command that installs it."""
-    # bitsandbytes, which peft imports too, warns on some CPUs that it has no faster kernel from the hub
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ImportError(f"{package} is needed for 4-bit weights and LoRA: pip install -e '.[qlora]'") from error

@@ -181,7 +181,7 @@ class _Parser(HfArgumentParser):
         if how.get("nargs") == "+":
             how["nargs"] = "*"
         if any(flag.startswith("--no_") for flag in flags):  # it comes with the help of the setting that it turns off
-            how["help"] = f"not: {how['help']}"
+            how["help"] = f"not: {how.get('help', flags[0])}"
         return super().add_argument(*flags, **how)
 
     def error(self, message: str):

@@ -2,6 +2,7 @@
 
     L = L_exp + eta * L_pef        L_exp: clipped policy gradient on fresh samples      L_pef: f(u) on stored samples
 
+A step is: 1 draw problems, 2 sample, 3 verify, 4 advantages, 5 the two losses, 6 update, 7 log; the numbers stand in the code.
 How this differs from the paper (arXiv 2509.07430) and its release, and why:
 
 - The rehearsal buffer holds *all* correct reference samples of D_pef, not one fresh draw per problem: they are there.
@@ -10,7 +11,7 @@ How this differs from the paper (arXiv 2509.07430) and its release, and why:
 - `dph-js-definition` has both halves of the definition on every minibatch, and the gradient of their sum; the release omits
   the halves, applies the second term to one micro-batch in ten, and what it differentiates cancels in expectation.
 - pi_old is the log-prob stored while sampling; the release computes it again. In float32 the two agree to 1e-5, which the
-  first step checks; in lower precision pi_old is computed again where rounding parts them (`preflight.agree`).
+  first step checks; in lower precision pi_old is computed again where rounding parts them (`engine.precision`).
 - A minibatch holds whole groups, and its share of the rehearsal batch; both terms are token means over the minibatch,
   whatever the number of micro-batches and processes.
 - Off unless asked for, and not in the paper: Pass@k advantages (`advantage_k`), an eta that holds the penalty at a value
@@ -19,48 +20,107 @@ How this differs from the paper (arXiv 2509.07430) and its release, and why:
 - Which problem comes when, and what is sampled for it, follows from the seed and the place in the data alone: a run that
   was killed goes on exactly, because there is no random state to lose.
 
-Under `accelerate launch` each process samples and trains its share of every batch, gradients are summed, and only the main
-process writes. With `--multi_gpu` each holds a whole copy of the policy; with FSDP weights, gradients and optimizer are spread
-over them (`sharding`), and the weights come together layer by layer to train and all at once to sample. What may be wrong
-with the inputs stands in `preflight`, what is logged in `metrics`, and how files survive a kill in `checkpoint`.
+What is not the method is called here and stands in `engine`: several processes (`processes`, `sharding`), micro-batches
+(`batches`), rounding (`precision`), AdamW and its gradient (`optimizers`, `gradients`), files (`journal`, `checkpoint`).
 """
 
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from dphrl_lite import divergences, preflight
-from dphrl_lite.batches import Forward, Order, Row, gaps, packed, split, take_over, token_count
-from dphrl_lite.engine import checkpoint, sharding
-from dphrl_lite.engine.tracking import Trackers
+from dphrl_lite import divergences
+from dphrl_lite.engine import batches, checkpoint, gradients, optimizers, precision, sharding, tracking
+from dphrl_lite.engine.batches import MicroBatch, Stream, token_count
+from dphrl_lite.engine.journal import LOG as LOG
+from dphrl_lite.engine.journal import Journal
+from dphrl_lite.engine.journal import read_log as read_log
+from dphrl_lite.engine.logprobs import token_logps
+from dphrl_lite.engine.processes import Processes
 from dphrl_lite.errors import lookup
-from dphrl_lite.metrics import LOG as LOG
-from dphrl_lite.metrics import METRICS, Averages, Journal, gradient_parts, peak_memory_gb
-from dphrl_lite.metrics import read_log as read_log
+from dphrl_lite.metrics import METRICS, Averages, peak_memory_gb
 from dphrl_lite.models import Policy, settle_threads
 from dphrl_lite.objectives import (
     METHODS,
+    Method,
     adapted_strength,
     clipped_loss,
     pass_at_k_advantages,
     reference_penalty,
+    rehearsal_divergence,
     rehearsal_loss,
 )
-from dphrl_lite.preflight import TrainConfig
-from dphrl_lite.presampling import Partition, seed_of
-from dphrl_lite.sampling import TokenBatch, collate, generate, pad, token_logps
+from dphrl_lite.presampling import Partition, check_problems, seed_of
+from dphrl_lite.sampling import Completion, generate
 from dphrl_lite.tasks import Problem, Task
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a run; the defaults suit the tiny model. The comment behind a field is its help on the command line."""
+
+    method: str  # a name from objectives.METHODS
+    steps: int = 60  # training steps: each samples once and updates `minibatches` times
+    seed: int = 0  # of data order and sampling
+    strength: float | None = None  # eta or beta of the penalty; None: the method's own
+    penalty_target: float | None = (
+        None  # nats per token at which eta or beta, from `strength` on, holds the penalty; None: fixed
+    )
+    alpha: float = 0.5  # alpha of dph-alpha
+    learning_rate: float = 1e-4  # of AdamW; the paper's full 8B fine-tuning uses 1e-6
+    problems_per_step: int = 32  # problems sampled on-policy per step
+    samples: int = 16  # completions per problem (G)
+    advantage_k: int = 1  # reward Pass@k of a problem's completions; 1: each completion on its own, as GRPO
+    minibatches: int = 2  # optimizer updates per step
+    rehearsal_per_step: int = 128  # stored completions per step, over all minibatches
+    microbatch_tokens: int | None = (
+        None  # padded tokens per forward: memory alone; None: 16384, or 1 GiB of logits if fewer
+    )
+    temperature: float = 1.0  # of sampling and of the training distribution alike
+    max_new_tokens: int | None = None  # longest completion; None: the policy's own
+    allow_mismatch: bool = False  # rehearse samples drawn with another temperature or top-p
+    max_refills: int = 4  # dapo: how often a step may draw again for mixed groups
+    optimizer: str = "auto"  # adamw, adamw-8bit or paged-adamw-8bit (bitsandbytes); auto: by how the policy is held
+    gradient_clip: float = 1.0  # largest norm of the whole gradient
+    gradient_parts: bool = True  # log the two gradients apart; holds one more copy of the trained gradients
+    checkpoint_every: int = 20  # steps between checkpoints, where there is a folder
+    trackers: list[str] | None = (
+        None  # where else to log: tensorboard, wandb, mlflow, trackio, ... as accelerate knows them
+    )
+
+    def __post_init__(self):
+        lookup(METHODS, "method", self.method)
+        lookup(optimizers.OPTIMIZERS, "optimizer", self.optimizer)
+        tracking.check(self.trackers or ())
+        counts = ("steps", "problems_per_step", "advantage_k", "minibatches", "rehearsal_per_step", "checkpoint_every")
+        least = dict.fromkeys((*counts, "microbatch_tokens", "max_new_tokens"), 1) | {"samples": 2}
+        least |= dict.fromkeys(("seed", "strength", "max_refills"), 0)
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        low = [name for name, value in least.items() if given.get(name, value) < value]
+        low += [name for name in ("temperature", "gradient_clip", "penalty_target") if given.get(name, 1) <= 0]
+        if low:
+            raise ValueError(
+                f"{low[0]} = {given[low[0]]} is too low: counts start at 1, temperature, gradient_clip and "
+                "penalty_target above 0, seed, strength and max_refills at 0, and an advantage needs samples >= 2 to compare"
+            )
+        if self.advantage_k >= self.samples:
+            raise ValueError(
+                f"advantage_k = {self.advantage_k} with samples = {self.samples} compares nothing: it must be below samples, so "
+                "that there are several groups of k completions; lower advantage_k or raise samples"
+            )
+        if self.penalty_target is not None and (METHODS[self.method].penalty == "none" or self.strength == 0):
+            raise ValueError(
+                f"penalty_target = {self.penalty_target:g} has nothing to hold there: {self.method!r} has no penalty, or its "
+                "strength is 0 and stays so; leave penalty_target out, or choose a method with a penalty and a strength above 0"
+            )
 
 
 @dataclass
@@ -117,118 +177,107 @@ def train(
     for name in settings:
         lookup(TrainConfig.__dataclass_fields__, "setting of train()", name)
     config = TrainConfig(method=method, steps=steps, seed=seed, **settings)
+    if (policy.adapter or in_place) and policy.trained:
+        raise ValueError(
+            "this policy (or its adapter) has been trained already, and a run starts from the untouched one: load it again"
+        )
+    check_inputs(problems, parts, config)
     trainer = _Trainer(policy, task, problems, parts, config, in_place)
     records = trainer.run(out, on_step, progress)
     return Run(trainer.policy, pd.DataFrame(records, columns=list(METRICS)), config, trainer.strength)
 
 
+# ---- what a step works on ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Fresh:
+    """A completion that the policy has just written, with its log-probs under the policy that wrote it, pi_old."""
+
+    prompt: list[int]
+    token_ids: list[int]
+    logp_old: list[float]
+    reward: float = 0.0
+    advantage: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A right completion that the reference wrote in stage one, with its log-probs under the reference, pi_ref."""
+
+    prompt: list[int]
+    token_ids: list[int]
+    logp_ref: list[float]
+
+
+class Minibatch(NamedTuple):
+    """What one update is computed on. `answers`: the policy's own to the stored completions' prompts (`dph-js-definition`)."""
+
+    fresh: list[Fresh]
+    stored: list[Stored]
+    answers: list[Fresh]
+
+
+def stored_completions(policy: Policy, problems: dict[str, Problem], rehearsal: pd.DataFrame) -> list[Stored]:
+    """The rehearsal buffer. What is stored as `logp` was computed by its writer: by the reference, so it is `logp_ref`."""
+    if "prompt" not in rehearsal:  # otherwise it holds what the reference saw
+        rehearsal = rehearsal.assign(prompt=[policy.render(problems[i].prompt) for i in rehearsal["problem_id"]])
+    columns = (rehearsal[name] for name in ("prompt", "token_ids", "logp"))
+    return [Stored(policy.tokenize(p), ids.tolist(), logp.tolist()) for p, ids, logp in zip(*columns, strict=True)]
+
+
 class _Trainer:
-    """One run: its policy, optimizer, the place in the data, and the hybrid step."""
+    """One run: policy, reference, the data and the places in it, the optimizer; the loop, and the hybrid step."""
 
     def __init__(self, policy: Policy, task: Task, problems, parts: Partition, config: TrainConfig, in_place: bool):
         self.method, self.task, self.config = METHODS[config.method], task, config
-        if (policy.adapter or in_place) and policy.trained:
-            raise ValueError(
-                "this policy (or its adapter) has been trained already, and a run starts from the untouched one: load it again"
-            )
-        preflight.check_inputs(self.method, problems, parts, config)
-        launched = "WORLD_SIZE" in os.environ  # asked for the CPU, accelerate would keep the whole session there
-        self.sharded = sharding.asked()
-        on_cpu = policy.device.type == "cpu" and not (self.sharded and torch.cuda.is_available())
-        self.state = PartialState(cpu=launched and on_cpu)
         self.strength = self.method.strength if config.strength is None else config.strength
         self.eta = self.strength  # of the step to come
-        by_id = {p.id: p for p in problems}
-        self.problems = [by_id[i] for i in preflight.on_policy_ids(self.method, parts)]
-        self.prompts = {p.id: policy.encode(p.prompt) for p in self.problems}
         self.longest = config.max_new_tokens or policy.max_new_tokens
-        told = {"strength": self.strength, "max_new_tokens": self.longest}
-        told |= {"weights": checkpoint.weights_digest(policy.model)}
-        told |= {"optimizer": preflight.optimizer_name(config, policy.quantised, policy.device)}
-        self.manifest = preflight.manifest(task, self.method, self.problems, parts, config) | told
+        by_id = {p.id: p for p in problems}
+        explored = [by_id[i] for i in explored_ids(self.method, parts)]
+        self.prompts = {p.id: policy.encode(p.prompt) for p in explored}
+        self.processes = Processes(policy.device)
+        optimizer = optimizers.choose(config.optimizer, policy.quantised, policy.device)
+        self.manifest = manifest(task, explored, parts, config) | {"optimizer": optimizer, "strength": self.strength}
+        self.manifest |= {"max_new_tokens": self.longest, "weights": checkpoint.weights_digest(policy.model)}
         self.policy = policy if in_place else policy.copy()
         settle_threads(policy.model)
         self.reference = self._reference(policy, in_place)
-        if self.sharded:
-            sharding.shard(self.policy.model, self.state.device)
-        self.microbatch_tokens = preflight.microbatch_tokens(config, len(policy.tokenizer))
-        table = parts.rehearsal if self.method.rehearses else parts.rehearsal.iloc[:0]
-        if "prompt" not in table:  # otherwise it holds what the reference saw
-            table = table.assign(prompt=[policy.render(by_id[i].prompt) for i in table["problem_id"]])
-        columns = table["prompt"], table["token_ids"], table["logp"]
-        self.stored = [Row(policy.tokenize(p), t.tolist(), x.tolist()) for p, t, x in zip(*columns, strict=True)]
-        self.exploration = Order(len(self.problems), config.seed, 0)
-        self.rehearsal = Order(len(self.stored), config.seed, 1)
-        self.checkpointing = any(getattr(m, "gradient_checkpointing", False) for m in self.policy.model.modules())
+        self.processes.shard(self.policy.model)
+        weights = [p for p in self.policy.model.parameters() if p.requires_grad]
+        precision.check_trained(weights)
+        self.gradient = gradients.Gradient(weights, self.processes)
+        self.optimizer = optimizers.make(optimizer, weights, config.learning_rate)
+        self.policy.reasons.append(f"optimizer {optimizer}: {optimizers.REASONS[optimizer]}")
         self.recompute = False  # pi_old by the training forward, where low precision parts it from sampling
-        self.trainable = [p for p in self.policy.model.parameters() if p.requires_grad]
-        preflight.check_precision(self.trainable)
-        self.optimizer = preflight.optimizer(self.policy, self.trainable, config)
-        self._check_rehearsal()
-
-    def _reference(self, policy: Policy, in_place: bool) -> Callable:
-        """A context in which the reference answers: the adapter off, a frozen model, or the policy that came in."""
-        if self.sharded and self.method.needs_reference and not policy.adapter:
-            frozen = sharding.shard(sharding.twin(policy.model), self.state.device)
-            return lambda: nullcontext(frozen)
-        kept = self.method.needs_reference and (policy.adapter or in_place)
-        return policy.reference() if kept else lambda: nullcontext(policy.model)  # which stays as it came in
+        rehearsal = parts.rehearsal if self.method.rehearses else parts.rehearsal.iloc[:0]
+        stored = self._trusted(stored_completions(policy, by_id, rehearsal))
+        self.exploration, self.rehearsal = Stream(explored, config.seed, 0), Stream(stored, config.seed, 1)
 
     def run(self, out: str | Path | None, on_step: Callable[[dict], object] | None, progress: bool) -> list[dict]:
         """All steps that are not done yet. Returns the records of all steps, those of earlier calls included."""
-        main, steps, journal = self.state.is_main_process, self.config.steps, Journal(out, self.manifest, self.state)
-        kept = journal.resume(steps, self.policy.model, self.optimizer)
-        if kept is not None:
-            (self.exploration.place, self.rehearsal.place), self.recompute = kept["places"], kept["recompute"]
-        records, done = journal.records, len(journal.records)
-        bar = tqdm(
-            range(done, steps), initial=done, total=steps, desc=self.method.name, disable=not (progress and main)
-        )
-        self.policy.trained = True
-        names = (self.config.trackers or ()) if main and done < steps else ()
-        with Trackers(names, journal.folder, asdict(self.config) | {"strength": self.strength}) as trackers:
+        main, steps, journal = self.processes.main, self.config.steps, Journal(out, self.manifest, self.processes.state)
+        state = journal.resume(steps, self.policy.model, self.optimizer)
+        if state is not None:
+            (self.exploration.place, self.rehearsal.place), self.recompute = state["places"], state["recompute"]
+        first, self.policy.trained = len(journal.records), True
+        shown = {"initial": first, "total": steps, "desc": self.method.name, "disable": not (progress and main)}
+        bar = tqdm(range(first, steps), **shown)
+        names = (self.config.trackers or ()) if main and first < steps else ()
+        with tracking.Trackers(names, journal.folder, asdict(self.config) | {"strength": self.strength}) as trackers:
             for step in bar:
-                self.eta = self._eta_after(records)
+                self.eta = self._eta_after(journal.records)
                 with checkpoint.explained(journal.folder):
                     record = self.step(step)
-                    due = (step + 1) % self.config.checkpoint_every == 0 or step + 1 == steps
-                    places = [self.exploration.place, self.rehearsal.place]
-                    state = {"places": places, "recompute": self.recompute} if due else None
-                    journal.add(record, self.policy.model, self.optimizer, state)
+                    journal.add(record, self.policy.model, self.optimizer, self._state_after(step))
                 trackers.log(record)
                 bar.set_postfix(reward=f"{record['reward']:.2f}", entropy=f"{record['entropy']:.2f}")
                 if main and on_step is not None:
                     on_step(record)
         self.policy.model.eval()
-        sharding.unshard(self.policy.model)  # whoever gets it need not know that it was
-        return records
-
-    # ---- the step ------------------------------------------------------------------------------------------------
-
-    def step(self, step: int) -> dict:
-        """Sample, judge, and update `minibatches` times on L_exp + eta * penalty. Returns the step's metrics."""
-        started = time.perf_counter()
-        groups, sampled = self._explore()
-        place = self.rehearsal.place
-        stored = [self.stored[i] for i in self.rehearsal.take(self.config.rehearsal_per_step * self.method.rehearses)]
-        answers = self._answer(stored, place) if self.method.mirrors else []
-        pieces = [split(rows, self.config.minibatches) for rows in (groups, stored, answers)]
-        pieces[0] = [list(itertools.chain(*piece)) for piece in pieces[0]]
-        self._check_sampling(pieces[0], step)
-        seen = [self._minibatch(step, *piece) for piece in zip(*pieces, strict=True)]
-        merged = pd.DataFrame(seen).mean().dropna().to_dict()
-        fresh = list(itertools.chain(*pieces[0]))
-        sampled["tokens"] += token_count(answers)
-        seconds = time.perf_counter() - started
-        asked = answers if self.method.mirrors else fresh
-        cost = {
-            "tokens_trained": token_count(fresh + stored + answers),
-            "reference_forwards": len(asked) if self.method.needs_reference else 0,
-            "seconds": seconds,
-            "tokens_per_second": sampled["tokens"] / seconds,
-            "peak_memory_gb": max(gather_object([peak_memory_gb(self.policy.device)])),
-        }
-        return dict.fromkeys(METRICS) | {"step": step + 1, "strength": self.eta} | sampled | merged | cost
+        sharding.unshard(self.policy.model)  # whoever gets it need not know that it was sharded
+        return journal.records
 
     def _eta_after(self, records: list[dict]) -> float:
         """The next step's eta or beta. The log decides it, so that a run that was stopped goes on with the same one."""
@@ -236,172 +285,249 @@ class _Trainer:
             return self.strength
         return adapted_strength(records[-1]["strength"], records[-1]["penalty"], self.config.penalty_target)
 
-    def _explore(self) -> tuple[list[list[Row]], dict]:
-        """Sample problems on-policy and verify; dapo draws on until groups have advantages."""
-        groups = []
+    def _state_after(self, step: int) -> dict | None:
+        """What a checkpoint holds besides weights, moments and log; None where no checkpoint is due."""
+        due = (step + 1) % self.config.checkpoint_every == 0 or step + 1 == self.config.steps
+        places = [self.exploration.place, self.rehearsal.place]
+        return {"places": places, "recompute": self.recompute} if due else None
+
+    # ---- the step ------------------------------------------------------------------------------------------------
+
+    def step(self, step: int) -> dict:
+        """Sample, verify, and update `minibatches` times on L_exp + eta * penalty. Returns the step's metrics."""
+        started = time.perf_counter()
+        groups, counts = self._explore()  # 1 draw problems, 2 sample, 3 verify, 4 advantages
+        drawn = self.rehearsal.take(self.config.rehearsal_per_step * self.method.rehearses)
+        answers = self.processes.map(self._answer, drawn) if self.method.mirrors else []
+        minibatches = self._minibatches(step, groups, [stored for _, stored in drawn], answers)
+        updates = [self._update(step, minibatch) for minibatch in minibatches]  # 5 the two losses, 6 update
+        return self._record(step, counts, minibatches, updates, time.perf_counter() - started)  # 7 log
+
+    def _explore(self) -> tuple[list[list[Fresh]], dict]:
+        """Stages 1 to 4: groups of completions with advantages, and what they show; dapo draws on until groups are mixed."""
+        wanted, groups = self.config.problems_per_step, []
         for _ in range(1 + self.config.max_refills * self.method.dynamic_sampling):
-            place = self.exploration.place
-            problems = [self.problems[i] for i in self.exploration.take(self.config.problems_per_step)]
-            groups += self._sample(problems, place)
-            mixed = [any(row.advantage for row in group) for group in groups]
-            if not self.method.dynamic_sampling or sum(mixed) >= self.config.problems_per_step:
+            problems = self.exploration.take(wanted)  # 1 draw problems
+            groups += self.processes.map(self._groups, problems)
+            mixed = [any(c.advantage for c in group) for group in groups]
+            if not self.method.dynamic_sampling or sum(mixed) >= wanted:
                 break
-        sampled = {
-            "reward": float(np.mean([[row.reward for row in group] for group in groups])),
+        counts = {
+            "reward": float(np.mean([[c.reward for c in group] for group in groups])),
             "zero_spread": 1 - float(np.mean(mixed)),
             "groups": len(groups),
             "tokens": sum(map(token_count, groups)),
         }
         if self.method.dynamic_sampling and any(mixed):
-            groups = [group for group, keep in zip(groups, mixed, strict=True) if keep][: self.config.problems_per_step]
-        return groups, sampled
+            groups = list(itertools.compress(groups, mixed))[:wanted]
+        return groups, counts
 
-    def _sample(self, problems: Sequence[Problem], place: int) -> list[list[Row]]:
-        """A group for each problem, verified, with advantages. Each process draws its share and gets to know all."""
-        seeds = [seed_of(self.config.seed, place + i, p.id) for i, p in enumerate(problems)]  # new ones at each visit
-        mine = range(self.state.process_index, len(problems), self.state.num_processes)
-        groups = self._draw([self.prompts[problems[i].id] for i in mine], [seeds[i] for i in mine], self.config.samples)
-        pairs = [(problems[i], row) for i, group in zip(mine, groups, strict=True) for row in group]
-        verdicts = self.task.verify_all((problem, self.policy.decode(row.token_ids)) for problem, row in pairs)
-        for (_, row), verdict in zip(pairs, verdicts, strict=True):
-            row.reward = float(verdict.correct)
-        for group in groups:
-            rewards = torch.tensor([[row.reward for row in group]])
-            for row, advantage in zip(group, pass_at_k_advantages(rewards, self.config.advantage_k)[0], strict=True):
-                row.advantage = advantage.item()
-        return self._in_order(mine, groups)
+    def _groups(self, problems: list[tuple[int, Problem]]) -> list[list[Fresh]]:
+        """Stages 2 to 4: a group of completions for each problem, which comes with its place in the data."""
+        # 2 sample G completions of each problem, with a new seed at each visit
+        prompts = [self.prompts[problem.id] for _, problem in problems]
+        seeds = [seed_of(self.config.seed, place, problem.id) for place, problem in problems]
+        groups = self._sample(prompts, seeds, self.config.samples)
+        # 3 verify: the reward is 1 for a right completion, else 0
+        pairs = [(p, self.policy.decode(c.token_ids)) for (_, p), g in zip(problems, groups, strict=True) for c in g]
+        rewards = torch.tensor([float(verdict.correct) for verdict in self.task.verify_all(pairs)])
+        # 4 advantages: each completion against its group
+        advantages = pass_at_k_advantages(rewards.view(-1, self.config.samples), self.config.advantage_k)
+        values = zip(rewards.tolist(), advantages.flatten().tolist(), strict=True)
+        return [[Fresh(p, c.token_ids, c.logp, *next(values)) for c in g] for p, g in zip(prompts, groups, strict=True)]
 
-    def _answer(self, stored: list[Row], place: int) -> list[Row]:
+    def _answer(self, drawn: list[tuple[int, Stored]]) -> list[Fresh]:
         """`dph-js-definition`: the policy's own answer to the prompt of each stored completion."""
-        mine = range(self.state.process_index, len(stored), self.state.num_processes)
-        seeds = [seed_of(self.config.seed, place + i, "answer") for i in mine]
-        groups = self._draw([stored[i].prompt for i in mine], seeds, 1)
-        return list(itertools.chain(*self._in_order(mine, groups)))
+        seeds = [seed_of(self.config.seed, place, "answer") for place, _ in drawn]
+        groups = self._sample([stored.prompt for _, stored in drawn], seeds, 1)
+        return [Fresh(s.prompt, c.token_ids, c.logp) for (_, s), (c,) in zip(drawn, groups, strict=True)]
 
-    def _draw(self, prompts: list[list[int]], seeds: list[int], samples: int) -> list[list[Row]]:
+    def _sample(self, prompts: list[list[int]], seeds: list[int], samples: int) -> list[list[Completion]]:
+        """Completions of the policy as it is now, with their log-probs: pi_old."""
         settings = {"temperature": self.config.temperature, "training_temperature": self.config.temperature}
         self.policy.model.eval()
         with sharding.whole(self.policy.model):
-            drawn = generate(self.policy, prompts, samples, seeds=seeds, max_new_tokens=self.longest, **settings)
-        return [[Row(p, c.token_ids, c.logp) for c in group] for p, group in zip(prompts, drawn, strict=True)]
+            return generate(self.policy, prompts, samples, seeds=seeds, max_new_tokens=self.longest, **settings)
 
-    def _in_order(self, mine: range, groups: list) -> list:
-        """All processes' groups, in the order of the problems."""
-        found = gather_object(list(zip(mine, groups, strict=True)))
-        return [group for _, group in sorted(found, key=lambda pair: pair[0])]
+    def _minibatches(self, step: int, groups: list, stored: list[Stored], answers: list[Fresh]) -> list[Minibatch]:
+        """Whole groups, and their share of the rehearsal."""
+        pieces = [batches.split(items, self.config.minibatches) for items in (groups, stored, answers)]
+        fresh = self._pi_old(step, [list(itertools.chain(*some)) for some in pieces[0]])
+        return [Minibatch(*parts) for parts in zip(fresh, *pieces[1:], strict=True)]
 
-    def _minibatch(self, step: int, fresh: list[Row], stored: list[Row], answers: list[Row]) -> dict:
-        """One update on L_exp + eta * penalty."""
+    def _update(self, step: int, minibatch: Minibatch) -> dict:
+        """Stages 5 and 6: the gradient of L_exp + eta * penalty over one minibatch, and one step of the optimizer."""
+        fresh, stored, answers = minibatch
         if not fresh and not stored:
             return {"gradient_norm": 0.0}  # dapo can run out of groups
-        self.optimizer.zero_grad()
-        seen, parts = Averages(), {}
-        self._exploration_backward(fresh, seen)
-        first = self._set_gradient_aside() if stored and self.config.gradient_parts else None
-        self._rehearsal_backward(stored, answers, seen)
-        self._sum_over_processes()
-        if first is not None:
-            parts = gradient_parts(first, [p.grad for p in self.trainable])
-            torch._foreach_add_([p.grad for p in self.trainable], first)
-        return seen.result() | parts | {"gradient_norm": self._update(step)}
+        averages, apart = Averages(), {}
+        self.gradient.clear()
+        self._exploration_loss(fresh, averages)
+        exploration = self.gradient.take() if stored and self.config.gradient_parts else None
+        self._rehearsal_loss(stored, averages)
+        self._answer_loss(answers, averages)
+        penalty = self.gradient.sum()
+        if exploration is not None:
+            apart = gradients.parts(exploration, penalty)
+            self.gradient.put_back(exploration)
+        norm = self.gradient.apply(self.optimizer, self.config.gradient_clip, step)  # 6 update
+        return averages.result() | apart | {"gradient_norm": norm}
 
-    def _exploration_backward(self, rows: list[Row], seen: Averages):
-        """Add the gradient of L_exp (and of k2 or k3, if the method has one) over one minibatch."""
+    def _exploration_loss(self, fresh: list[Fresh], averages: Averages):
+        """Stage 5, first loss: L_exp, the clipped policy gradient; with `rkl` also beta times k2 (or k3) on the same samples."""
         method = self.method
-        for part in self._forwards(rows):
-            advantages, mask = torch.tensor([row.advantage for row in part.rows]).to(part.logp), part.batch.mask
-            clipped = clipped_loss(part.logp, part.stored, advantages, mask, method.clip_low, method.clip_high)
+        for part in self._scored(fresh):
+            logp_old, advantages = part.stored("logp_old"), part.stored("advantage")
+            clipped = clipped_loss(part.logp, logp_old, advantages, part.mask, method.clip_low, method.clip_high)
             loss, penalty = clipped.loss, None
             if method.needs_reference and not method.mirrors:
-                penalty = reference_penalty(method, part.logp, self._reference_logp(part.batch), mask)
+                penalty = reference_penalty(method, part.logp, self._logp_ref(part), part.mask)
                 loss = loss + self.eta * penalty
             (loss * part.share).backward()
-            values = {"loss_exploration": clipped.loss, "penalty": penalty, "entropy": part.entropy[mask].mean()}
-            seen.add(part.share, **values, clipped_low=clipped.clipped_low, clipped_high=clipped.clipped_high)
+            values = {"loss_exploration": clipped.loss, "penalty": penalty, "entropy": part.entropy[part.mask].mean()}
+            averages.add(part.share, **values, clipped_low=clipped.clipped_low, clipped_high=clipped.clipped_high)
 
-    def _rehearsal_backward(self, stored: list[Row], answers: list[Row], seen: Averages):
-        """Add the gradient of eta * L_pef over one minibatch of stored reference samples (and the policy's answers)."""
+    def _rehearsal_loss(self, stored: list[Stored], averages: Averages):
+        """Stage 5, second loss: eta * L_pef, the mean of f(u) over the tokens of stored samples; no reference is asked."""
         with torch.set_grad_enabled(not self.method.mirrors):  # there the stored samples give the value alone
-            for part in self._forwards(stored):
-                penalty = rehearsal_loss(self.method, part.logp, part.stored, part.batch.mask, self.config.alpha)
+            for part in self._scored(stored):
+                logp_ref = part.stored("logp_ref")
+                penalty = rehearsal_loss(self.method, part.logp, logp_ref, part.mask, self.config.alpha)
                 if penalty.requires_grad:
                     (self.eta * penalty * part.share).backward()
-                seen.add(part.share, penalty=penalty)
+                averages.add(part.share, penalty=penalty)
                 if part.share > 0:
-                    log_u = divergences.masked_log_ratio(part.logp.detach(), part.stored, part.batch.mask)
-                    seen.log_u.append(log_u)
-        for part in self._forwards(answers):
-            logp_ref = self._reference_logp(part.batch)
-            penalty = reference_penalty(self.method, part.logp, logp_ref, part.batch.mask)
+                    averages.log_u.append(divergences.masked_log_ratio(part.logp.detach(), logp_ref, part.mask))
+
+    def _answer_loss(self, answers: list[Fresh], averages: Averages):
+        """Stage 5, `dph-js-definition`: the other half of the divergence, on the policy's own answers."""
+        for part in self._scored(answers):
+            penalty = reference_penalty(self.method, part.logp, self._logp_ref(part), part.mask)
             (self.eta * penalty * part.share).backward()
-            seen.add(part.share, penalty=penalty)
+            averages.add(part.share, penalty=penalty)
 
-    def _forwards(self, rows: list[Row], every: bool = False) -> Iterator[Forward]:
-        """This process's part of each micro-batch of a minibatch, or `every` row; the shares of all parts add up to 1."""
-        processes, index = (1, 0) if every else (self.state.num_processes, self.state.process_index)
-        # activations are checkpointed in train mode only; a dropout that this wakes up is found by `_check_sampling`
-        self.policy.model.train(self.checkpointing)
-        for some in packed(rows, self.microbatch_tokens * processes):
-            mine = some[index::processes]
-            share = token_count(mine) / token_count(rows)
-            mine = mine or some[: self.sharded]  # all who hold a part of the weights take part, if with a share of 0
-            if mine:
-                prompts, answers = [row.prompt for row in mine], [row.token_ids for row in mine]
-                batch = collate(prompts, answers, self.policy.pad_id, self.policy.device)
-                logp, entropy = token_logps(self.policy.model, batch, self.config.temperature)
-                stored = pad([row.logp for row in mine], 0.0).to(logp)
-                yield Forward(mine, batch, logp, stored, entropy, share)
+    def _record(
+        self, step: int, counts: dict, minibatches: list[Minibatch], updates: list[dict], seconds: float
+    ) -> dict:
+        """Stage 7: one line of the log, as `METRICS` explains it."""
+        fresh, stored, answers = (list(itertools.chain(*completions)) for completions in zip(*minibatches, strict=True))
+        tokens, asked = counts["tokens"] + token_count(answers), answers if self.method.mirrors else fresh
+        cost = {
+            "tokens": tokens,
+            "tokens_trained": token_count(fresh + stored + answers),
+            "reference_forwards": len(asked) if self.method.needs_reference else 0,
+            "seconds": seconds,
+            "tokens_per_second": tokens / seconds,
+            "peak_memory_gb": max(self.processes.gather([peak_memory_gb(self.policy.device)])),
+        }
+        means = pd.DataFrame(updates).mean().dropna().to_dict()
+        return dict.fromkeys(METRICS) | {"step": step + 1, "strength": self.eta} | counts | means | cost
 
-    def _update(self, step: int) -> float:
-        norm = sharding.full(torch.nn.utils.clip_grad_norm_(self.trainable, self.config.gradient_clip)).item()
-        if not np.isfinite(norm):
-            raise FloatingPointError(
-                f"the gradient of step {step + 1} is {norm}; it was not applied, and the last checkpoint is intact. "
-                "Lower learning_rate or strength"
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad()  # sampling has better use for the memory
-        return norm
+    # ---- whose log-probs: the policy's, pi_old's, the reference's ------------------------------------------------
 
-    # ---- what the step needs -------------------------------------------------------------------------------------
+    def _scored(self, completions: Sequence, everywhere: bool = False) -> Iterator[MicroBatch]:
+        """Micro-batches with the policy's log-probs as of now: this process's share, or all of them `everywhere`."""
+        config, policy = self.config, self.policy
+        tokens = batches.microbatch_tokens(config.microbatch_tokens, len(policy.tokenizer))
+        settings = {"pad_id": policy.pad_id, "device": policy.device, "temperature": config.temperature}
+        settings["processes"] = None if everywhere else self.processes
+        return batches.scored(policy.model, completions, tokens, **settings)
 
-    def _set_gradient_aside(self) -> list[torch.Tensor]:
-        """L_exp's gradient, summed over processes, taken out of the model so that the penalty's comes to stand alone."""
-        self._sum_over_processes()
-        gradient = [p.grad for p in self.trainable]
-        self.optimizer.zero_grad()
-        return gradient
-
-    def _sum_over_processes(self):
-        for p in self.trainable:
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-            if self.state.num_processes > 1 and not self.sharded:
-                torch.distributed.all_reduce(p.grad)
-
-    def _reference_logp(self, batch: TokenBatch) -> torch.Tensor:
+    def _logp_ref(self, part: MicroBatch) -> torch.Tensor:
+        """The reference's log-probs of fresh completions: what DPH on stored samples never has to ask for."""
         with torch.no_grad(), self.reference() as model:
-            return token_logps(model, batch, self.config.temperature)[0]
+            return token_logps(model, part.batch, self.config.temperature)[0]
 
-    def _check_rehearsal(self):
-        """Before the start: did this policy write the stored samples? Take its log-probs anew where low precision rounds, or
-        where they are those of another temperature."""
-        kept, probe = self.config.temperature == 1, self.stored[:: max(1, len(self.stored) // 256)]
-        if probe and kept:
-            parts = self._without_gradient([probe], every=True)
-            kept = preflight.agree(torch.cat(gaps(parts)).mean().item(), self.policy.model, "the rehearsal samples")
-        if not kept:
-            take_over(self._without_gradient([self.stored], every=True))
-
-    def _check_sampling(self, minibatches: list[list[Row]], step: int):
-        """First step: does the training forward give pi_old as sampling did? Where low precision rounds, take it anew."""
-        if step == 0 or self.recompute:
-            parts = self._without_gradient(minibatches)
-            if step == 0:
-                found = torch.cat(gather_object(gaps(parts))).mean().item()
-                self.recompute = not preflight.agree(found, self.policy.model, "the fresh completions")
-            if self.recompute:
-                take_over(parts)
+    def _reference(self, policy: Policy, in_place: bool) -> Callable:
+        """A context in which the reference answers: the adapter off, a frozen model, or the policy that came in."""
+        if self.processes.sharded and self.method.needs_reference and not policy.adapter:
+            frozen = self.processes.shard(sharding.twin(policy.model))
+            return lambda: nullcontext(frozen)
+        held = self.method.needs_reference and (policy.adapter or in_place)
+        return policy.reference() if held else lambda: nullcontext(policy.model)  # which stays as it came in
 
     @torch.no_grad()
-    def _without_gradient(self, minibatches: list[list[Row]], every: bool = False) -> list[Forward]:
-        return [part for rows in minibatches for part in self._forwards(rows, every)]
+    def _trusted(self, stored: list[Stored]) -> list[Stored]:
+        """The rehearsal buffer, once it is sure that this policy wrote it. Its log-probs are computed again where low precision
+        rounds, or where they are those of another temperature."""
+        agree, probe = self.config.temperature == 1, stored[:: max(1, len(stored) // 256)]
+        if probe and agree:
+            difference = torch.cat(batches.differences(self._scored(probe, everywhere=True), "logp_ref")).mean().item()
+            agree = precision.logps_agree(difference, self.policy.model, "the rehearsal samples")
+        return stored if agree else batches.with_logps(stored, self._scored(stored, everywhere=True), "logp_ref")
+
+    @torch.no_grad()
+    def _pi_old(self, step: int, minibatches: list[list[Fresh]]) -> list[list[Fresh]]:
+        """The fresh completions with pi_old as sampling gave it. In the first step, does the training forward give the same?
+        Where low precision rounds, pi_old is computed again, in this and in each later step."""
+        if step > 0 and not self.recompute:
+            return minibatches
+        parts = [list(self._scored(fresh)) for fresh in minibatches]
+        if step == 0:
+            gathered = self.processes.gather(batches.differences(itertools.chain(*parts), "logp_old"))
+            difference = torch.cat(gathered).mean().item()
+            self.recompute = not precision.logps_agree(difference, self.policy.model, "the fresh completions")
+        if not self.recompute:
+            return minibatches
+        return [batches.with_logps(*pair, "logp_old") for pair in zip(minibatches, parts, strict=True)]
+
+
+# ---- before anything is written: do problems, partition and settings belong together? ---------------------------------------
+
+
+def check_inputs(problems: Sequence[Problem], parts: Partition, config: TrainConfig):
+    """Raise `ValueError` for what cannot be trained on."""
+    method, known = METHODS[config.method], {p.id for p in problems}
+    check_problems(problems)
+    missing = [i for bucket in (parts.perfect, parts.exploration, parts.unsolved) for i in bucket if i not in known]
+    if missing:
+        raise ValueError(
+            f"the partition names {len(missing)} problems that are not in `problems`, e.g. {missing[0]!r}; "
+            "pass the problems that were pre-sampled"
+        )
+    if not explored_ids(method, parts):
+        raise ValueError(
+            f"D_exp is empty at threshold {parts.threshold}, so {method.name!r} has nothing to explore; "
+            "raise the threshold or add harder problems"
+        )
+    if method.rehearses and len(parts.rehearsal) == 0:
+        raise ValueError(
+            f"D_pef is empty at threshold {parts.threshold}, so {method.name!r} has nothing to rehearse; "
+            "lower the threshold, draw more samples, or add easier problems"
+        )
+    if method.rehearses and not config.allow_mismatch:
+        _check_distribution(parts.rehearsal, config.temperature)
+
+
+def explored_ids(method: Method, parts: Partition) -> list:
+    """The ids of the problems that a method explores."""
+    return [*parts.explored, *(parts.perfect if method.on_policy == "all" else ())]
+
+
+def _check_distribution(rehearsal: pd.DataFrame, temperature: float):
+    """u = policy/reference is unbiased only on samples of the training distribution itself (method, section 3)."""
+    pairs = zip(rehearsal["logp"], rehearsal["logp_sampling"], strict=True)
+    differ = np.mean([not np.allclose(a, b, atol=1e-4) for a, b in pairs])
+    reasons = []
+    if differ > 0:
+        reasons.append(f"{differ:.0%} of the rehearsal samples were drawn with another temperature or top-p than 1")
+    if temperature != 1:
+        reasons.append(f"training is at temperature {temperature:g}, the stored samples were drawn at 1")
+    if reasons:
+        raise ValueError(
+            f"{' and '.join(reasons)}, which biases u = policy/reference. Pre-sample with temperature 1 and top_p 1 and "
+            "train at 1, or pass allow_mismatch=True"
+        )
+
+
+def manifest(task: Task, explored: Sequence[Problem], parts: Partition, config: TrainConfig) -> dict:
+    """What decides a run: its settings, the task's identity, a digest of the data, and the divergence's values."""
+    rehearsal = [ids.tolist() for ids in parts.rehearsal["token_ids"]]
+    data = checkpoint.digest([asdict(p) for p in explored], rehearsal)
+    may_change = ("steps", "checkpoint_every", "trackers")
+    settings = {name: value for name, value in asdict(config).items() if name not in may_change}
+    identity, method = {"kind": "training"} | task.identity() | {"data": data} | settings, METHODS[config.method]
+    if method.divergence:  # two divergences of one name are two runs
+        f = rehearsal_divergence(method, config.alpha).f
+        identity["f"] = f(torch.tensor([-9.0, -1.0, 0.5, 2.0])).tolist()
+    return identity

@@ -2,8 +2,10 @@
 
 import copy
 import dataclasses
+import inspect
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,8 +17,9 @@ import pytest
 import safetensors
 import torch
 
-from dphrl_lite import preflight, presampling, training
+from dphrl_lite import presampling, training
 from dphrl_lite.divergences import Divergence
+from dphrl_lite.engine import batches, precision
 from dphrl_lite.engine.checkpoint import OtherRunError, weights_digest
 from dphrl_lite.sampling import collate, pad, token_logps
 from dphrl_lite.tasks import Problem, Task, Verdict
@@ -280,7 +283,7 @@ class Watch:
 
     def __init__(self, monkeypatch):
         self.forwards, self.updates = [], []
-        collate, step = training.collate, torch.optim.AdamW.step
+        collate, step = batches.collate, torch.optim.AdamW.step
 
         def watched_collate(prompts, answers, *rest):
             self.forwards.append((prompts, answers))
@@ -292,7 +295,7 @@ class Watch:
             self.forwards = []
             return step(optimizer, *rest)
 
-        monkeypatch.setattr(training, "collate", watched_collate)
+        monkeypatch.setattr(batches, "collate", watched_collate)
         monkeypatch.setattr(torch.optim.AdamW, "step", watched_step)
 
 
@@ -584,7 +587,7 @@ def full_memory_of_the_cpu(*_, **__):
 @pytest.mark.parametrize(("where", "fails", "error", "says"), [
     ("dphrl_lite.engine.checkpoint.save_file", full_disk, OSError, "the disk is full"),
     ("dphrl_lite.engine.checkpoint.save_file", full_disk_of_safetensors, OSError, "the disk is full"),
-    ("dphrl_lite.metrics.Journal.add", full_disk, OSError, "the disk is full"),
+    ("dphrl_lite.engine.journal.Journal.add", full_disk, OSError, "the disk is full"),
     ("dphrl_lite.training.generate", full_memory, MemoryError, "out of memory .*microbatch_tokens"),
     ("dphrl_lite.training.clipped_loss", full_memory_of_the_cpu, MemoryError, "out of memory .*microbatch_tokens"),
 ])  # fmt: skip
@@ -876,10 +879,10 @@ def test_weights_of_16_bits_that_are_trained_are_named(train, rough):
 
 def test_a_gpu_may_round_float32_too():
     where = lambda device: torch.nn.Linear(1, 1, device=device)
-    assert preflight.agree(1e-3, where("meta"), "what")
+    assert precision.logps_agree(1e-3, where("meta"), "what")
     for gap, device, limit in ((1e-3, "cpu", "1e-05"), (0.03, "meta", "0.02")):
         with pytest.raises(ValueError, match=rf"\(at most {limit}\)"):
-            preflight.agree(gap, where(device), "what")
+            precision.logps_agree(gap, where(device), "what")
 
 
 def test_a_redefined_divergence_is_another_run(train, registry, tmp_path):
@@ -936,7 +939,9 @@ def test_problems_and_partition_must_belong_together(train, few_problems, tmp_pa
 
 
 def test_every_setting_and_metric_is_explained():
-    assert all(f.metadata.get("help") for f in dataclasses.fields(TrainConfig))
+    lines = inspect.getsource(TrainConfig).splitlines()
+    for field in dataclasses.fields(TrainConfig):
+        assert any(re.match(rf"    {field.name}: .*  # \w", line) for line in lines), field.name
     assert all(METRICS.values())
 
 

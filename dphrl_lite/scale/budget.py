@@ -12,8 +12,8 @@ import torch
 
 from dphrl_lite import models
 from dphrl_lite.models import Outline
-from dphrl_lite.preflight import TrainConfig
 from dphrl_lite.scale import memory, quantisation
+from dphrl_lite.training import TrainConfig
 
 QWEN_14B = (152_064, 5_120, 13_824, 48, 40, 8)
 SIZES = {

@@ -21,12 +21,14 @@ import psutil
 import torch
 from torch import nn
 
+from dphrl_lite.engine import optimizers
+from dphrl_lite.engine.batches import microbatch_tokens
 from dphrl_lite.engine.logprobs import LOGITS_BYTES
 from dphrl_lite.models import Outline, Policy, outline, tokenizer
 from dphrl_lite.objectives import METHODS
-from dphrl_lite.preflight import TrainConfig, microbatch_tokens, optimizer_name
 from dphrl_lite.sampling import rows_at_once
 from dphrl_lite.tasks import Problem
+from dphrl_lite.training import TrainConfig
 
 PHASES = ("sampling", "head", "layers", "step")
 CODES = 64 + 1024 + 4  # bytes beside each NF4 matrix: tables of the 4- and 8-bit codes, mean of the scales
@@ -211,7 +213,7 @@ def _held(made: Outline, config: TrainConfig, in_place: bool) -> list[tuple]:
     shape, method, rank = Shape.of(made.model), METHODS[config.method], made.profile.lora_rank
     weights = shape.weights(made.profile.nf4)
     sizes, itemsize = _trained(made, shape)
-    name = optimizer_name(config, made.profile.nf4, made.device)
+    name = optimizers.choose(config.optimizer, made.profile.nf4, made.device)
     second = weights * (not rank) * (not in_place or method.needs_reference)
     return [
         ("weights", weights, "nf4=True, or a smaller model", PHASES),
@@ -246,7 +248,7 @@ def _update(made: Outline, config: TrainConfig, prompt_tokens: int) -> list[tupl
     """Of the two passes of an update, over fresh completions and then over stored ones, the one that needs more."""
     rehearses = METHODS[config.method].rehearses
     width = prompt_tokens + _longest(made, config)
-    at_once = max(1, microbatch_tokens(config, Shape.of(made.model).vocabulary) // width)
+    at_once = max(1, microbatch_tokens(config.microbatch_tokens, Shape.of(made.model).vocabulary) // width)
     sizes, itemsize = _trained(made, Shape.of(made.model))
     gradient, knob = sum(sizes) * itemsize, "gradient_parts=False"
     fresh, stored = config.problems_per_step * config.samples, config.rehearsal_per_step * rehearses

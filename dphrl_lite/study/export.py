@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from dphrl_lite import presampling
 from dphrl_lite.engine import checkpoint
-from dphrl_lite.metrics import read_log
+from dphrl_lite.engine.journal import read_log
 from dphrl_lite.models import Policy, need, no_future_warnings
 from dphrl_lite.presampling import Partition
 

@@ -3,7 +3,7 @@
 import pytest
 from accelerate import tracking as accelerate_tracking
 
-from dphrl_lite import preflight, training
+from dphrl_lite import training
 from dphrl_lite.engine import tracking
 
 QUICK = {"steps": 2, "problems_per_step": 4, "samples": 3, "rehearsal_per_step": 4, "progress": False}
@@ -81,8 +81,8 @@ def test_a_tracker_that_writes_to_a_folder_needs_one(train, told):
 
 def test_unknown_and_missing_trackers_are_named_before_anything_starts(told, monkeypatch):
     with pytest.raises(ValueError, match=r"'tensorbored' is no tracker that accelerate knows; .*tensorboard.*wandb"):
-        preflight.TrainConfig("grpo", trackers=["tensorbored"])
+        training.TrainConfig("grpo", trackers=["tensorbored"])
     monkeypatch.setattr(accelerate_tracking, "_available_trackers", [])
     with pytest.raises(ValueError, match=r"'wandb' is not installed \(pip install wandb\); .*installed here: none"):
-        preflight.TrainConfig("grpo", trackers=["notes", "wandb"])
-    assert preflight.TrainConfig("grpo", trackers=["notes"]).trackers == ["notes"]
+        training.TrainConfig("grpo", trackers=["notes", "wandb"])
+    assert training.TrainConfig("grpo", trackers=["notes"]).trackers == ["notes"]

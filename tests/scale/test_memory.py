@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from dphrl_lite import models, preflight
-from dphrl_lite.preflight import TrainConfig
+from dphrl_lite import models
+from dphrl_lite.engine import optimizers
 from dphrl_lite.scale import memory
 from dphrl_lite.tasks.countdown import problems
+from dphrl_lite.training import TrainConfig
 
 TINY = models.PROFILES["tiny"].source
 
@@ -62,7 +63,7 @@ def test_the_optimizer_is_exact(tiny, name):
     pytest.importorskip("bitsandbytes")
     policy, config = tiny.copy(), TrainConfig("grpo", optimizer=name)
     trained = list(policy.model.parameters())
-    optimizer = preflight.optimizer(policy, trained, config)
+    optimizer = optimizers.make(name, trained, config.learning_rate)
     for p in trained:
         p.grad = torch.ones_like(p)
     optimizer.step()
