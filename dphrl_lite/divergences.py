@@ -165,6 +165,12 @@ class Divergence:
 
 def masked_log_ratio(logp: Tensor, logp_ref: Tensor, mask: Tensor) -> Tensor:
     """log u = logp - logp_ref of the tokens that `mask` selects, as one float64 vector. Raises `ValueError` as `loss`."""
+    logp, logp_ref = masked(logp, logp_ref, mask)
+    return logp - logp_ref
+
+
+def masked(logp: Tensor, logp_ref: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Both log-probs of the tokens that `mask` selects, as float64 vectors. Raises `ValueError` as `loss`."""
     logp, logp_ref, mask = (torch.as_tensor(x) for x in (logp, logp_ref, mask))
     if not logp.shape == logp_ref.shape == mask.shape:
         shapes = f"{tuple(logp.shape)}, {tuple(logp_ref.shape)}, {tuple(mask.shape)}"
@@ -174,7 +180,7 @@ def masked_log_ratio(logp: Tensor, logp_ref: Tensor, mask: Tensor) -> Tensor:
         raise ValueError(
             "the mask selects no token, so there is nothing to average; pass at least one completion token"
         )
-    return _wide(logp[chosen]) - _wide(logp_ref[chosen])
+    return _wide(logp[chosen]), _wide(logp_ref[chosen])
 
 
 def bounded_share(log_u: Tensor) -> float:

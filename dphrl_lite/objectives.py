@@ -5,7 +5,7 @@ and no model.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -169,8 +169,8 @@ def pass_at_k_advantages(rewards: Tensor, k: int) -> Tensor:
     mean = pass_at_k(samples, c, k)
     others = pass_at_k(samples - 1, np.minimum(c, samples - 1), k - 1)  # with a wrong one, its k - 1 others decide
     deviation = np.sqrt(mean * (1 - mean))
-    found = (np.where(right, 1, others) - mean) / np.where(deviation > 0, deviation, np.inf)
-    return torch.from_numpy(found).to(rewards)
+    advantages = (np.where(right, 1, others) - mean) / np.where(deviation > 0, deviation, np.inf)
+    return torch.from_numpy(advantages).to(rewards)
 
 
 @dataclass(frozen=True)
@@ -203,17 +203,57 @@ def clipped_loss(
     return ClippedLoss(loss, cut_low.float().mean().item(), cut_high.float().mean().item())
 
 
-def rehearsal_loss(method: Method, logp: Tensor, logp_ref: Tensor, mask: Tensor, alpha: float | None = None) -> Tensor:
-    """L_pef of a method that rehearses, on stored reference samples: token mean of f(u), or of -log u for `sft`.
+# ---- penalties: the loss of each token from its log-probs `logp` (differentiable) and `logp_ref`, of one shape, in nats -----
 
-    For `dph-js-definition` it is KL(pi_ref, m)/2, m the mean of policy and reference: a value without gradient, because its
-    gradient and that of m under the policy samples cancel (method, section 3). Shapes as `Divergence.loss`.
+
+def cross_entropy(logp: Tensor, logp_ref: Tensor) -> Tensor:
+    """-log u, on reference samples: behaviour cloning, whose mean is plain forward KL."""
+    return logp_ref - logp
+
+
+def k2(logp: Tensor, logp_ref: Tensor) -> Tensor:
+    """(log u)^2 / 2, on policy samples: as a loss it has the reverse KL's gradient."""
+    return (logp - logp_ref) ** 2 / 2
+
+
+def k3(logp: Tensor, logp_ref: Tensor) -> Tensor:
+    """1/u - 1 + log u, on policy samples: its value is the reverse KL's, its gradient as a loss the forward KL's."""
+    log_u = logp - logp_ref
+    return torch.expm1(-log_u) + log_u
+
+
+def half_kl_to_mean(logp: Tensor, other: Tensor) -> Tensor:
+    """log(p/m)/2 on samples of p, m = (p + other)/2: their part of the Jensen-Shannon divergence (half of the generator's)."""
+    log_ratio = other - logp
+    return (math.log(2) - torch.logaddexp(log_ratio, torch.zeros_like(log_ratio))) / 2
+
+
+def js_on_reference(logp: Tensor, logp_ref: Tensor) -> Tensor:
+    """KL(pi_ref, m)/2 on reference samples: a value without gradient, because its gradient and that of m under the policy
+    samples cancel (method, section 3)."""
+    return half_kl_to_mean(logp_ref, logp).detach()
+
+
+def js_on_policy(logp: Tensor, logp_ref: Tensor) -> Tensor:
+    """KL(pi_theta, m)/2 on policy samples, with the gradient of the whole divergence: log(pi_theta/m)/2 x grad log pi_theta."""
+    return half_kl_to_mean(logp, logp_ref).detach() * (1 + (logp - logp.detach()))
+
+
+_OF_PENALTY = {"rehearsal_ce": cross_entropy, "reference_k2": k2, "reference_k3": k3}
+
+
+def token_mean(loss: Callable, logp: Tensor, logp_ref: Tensor, mask: Tensor) -> Tensor:
+    """Mean of one of these losses over the masked tokens; shapes, unit and errors as `Divergence.loss`."""
+    return loss(*divergences.masked(logp, logp_ref, mask)).mean().to(logp.dtype)
+
+
+def rehearsal_loss(method: Method, logp: Tensor, logp_ref: Tensor, mask: Tensor, alpha: float | None = None) -> Tensor:
+    """L_pef of a method that rehearses, on stored reference samples: token mean of f(u); of -log u for `sft`; for
+    `dph-js-definition` the value of its half (`js_on_reference`). Shapes as `Divergence.loss`.
     """
-    if method.mirrors:
-        return _half_kl_to_mean(logp_ref, logp, mask).detach().mean().to(logp.dtype)
-    if method.penalty == "rehearsal_ce":
-        return -divergences.masked_log_ratio(logp, logp_ref, mask).mean().to(logp.dtype)
-    return rehearsal_divergence(method, alpha).loss(logp, logp_ref, mask)
+    if method.penalty == "rehearsal_f":
+        return rehearsal_divergence(method, alpha).loss(logp, logp_ref, mask)
+    return token_mean(js_on_reference if method.mirrors else _OF_PENALTY[method.penalty], logp, logp_ref, mask)
 
 
 def rehearsal_divergence(method: Method, alpha: float | None = None) -> divergences.Divergence:
@@ -227,13 +267,7 @@ def reference_penalty(method: Method, logp: Tensor, logp_ref: Tensor, mask: Tens
     As a loss, k2 has the reverse KL's gradient, k3 the forward KL's and the last one the Jensen-Shannon divergence's: per
     token, at the prefixes the policy visits, and only while the policy is the one that sampled.
     """
-    if method.mirrors:
-        half = _half_kl_to_mean(logp, logp_ref, mask).detach()
-        values = half * (1 + divergences.masked_log_ratio(logp, logp.detach(), mask))  # gradient: half * grad log p
-    else:
-        log_u = divergences.masked_log_ratio(logp, logp_ref, mask)
-        values = log_u**2 / 2 if method.penalty == "reference_k2" else torch.expm1(-log_u) + log_u
-    return values.mean().to(logp.dtype)
+    return token_mean(js_on_policy if method.mirrors else _OF_PENALTY[method.penalty], logp, logp_ref, mask)
 
 
 def adapted_strength(strength: float, penalty: float, target: float) -> float:
@@ -245,9 +279,3 @@ def adapted_strength(strength: float, penalty: float, target: float) -> float:
     a step down.
     """
     return strength * math.exp(0.2 * min(max(penalty / target - 1, -0.5), 0.5))
-
-
-def _half_kl_to_mean(logp: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-    """log(p/m)/2 of the masked tokens, m = (p + other)/2: each sample's part of the Jensen-Shannon divergence, in nats."""
-    log_ratio = divergences.masked_log_ratio(other, logp, mask)
-    return (math.log(2) - torch.logaddexp(log_ratio, torch.zeros_like(log_ratio))) / 2

@@ -1,6 +1,7 @@
 """Estimators of a divergence from samples: what their *value* estimates, and which *gradient* they follow as a loss.
 
-Everything is exact, by enumeration of the small `worlds`; Monte-Carlo only shows the spread of finitely many samples.
+The losses are those that train (`objectives`, and f of `divergences`), each examined exactly, by enumeration of the small
+`worlds`; Monte-Carlo only shows the spread of finitely many samples.
 Notation as in `divergences`: p policy, q reference, u = p/q. All float64. Nothing here trains or knows a language model.
 
 Sources: J. Schulman's note "Approximating KL divergence" (2020) for k1, k2, k3; arXiv 2509.07430, section 3, for f(u) on
@@ -20,6 +21,7 @@ from torch import Tensor
 from dphrl_lite import divergences
 from dphrl_lite.errors import lookup
 from dphrl_lite.lab.worlds import World, cosine, exact, relative_error
+from dphrl_lite.objectives import cross_entropy, half_kl_to_mean, js_on_policy, js_on_reference, k2, k3
 
 Level = Literal["sequence", "token"]
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logp, logp_ref), both [S, T], to the loss of every token [S, T]
@@ -53,24 +55,14 @@ class Estimator:
         return "both" if self.on_policy and self.on_reference else "policy" if self.on_policy else "reference"
 
 
-def _score(logp: Tensor) -> Tensor:
-    """Zero, with the gradient of `logp`: multiply a reward onto it and the policy gradient comes out."""
-    return logp - logp.detach()
-
-
-def _k1_reward(logp: Tensor, ref: Tensor) -> Tensor:
-    log_u = (logp - ref).detach()
+def _k1_reward(logp: Tensor, logp_ref: Tensor) -> Tensor:
+    log_u = (logp - logp_ref).detach()
     to_go = log_u.flip(-1).cumsum(-1).flip(-1)  # a token answers for what comes after it, too
-    return log_u + to_go * _score(logp)
+    return log_u + to_go * (logp - logp.detach())  # 0, with the gradient of logp: a policy gradient
 
 
-def _to_mean(logp: Tensor, other: Tensor) -> Tensor:
-    """Half of log(p / m), m the mean of both: a sample's share of the Jensen-Shannon divergence."""
-    return (logp - torch.logaddexp(logp, other) + np.log(2)) / 2
-
-
-def _js_policy(logp: Tensor, ref: Tensor) -> Tensor:
-    return _to_mean(logp, ref).detach() * (1 + _score(logp))
+def _js_naive(logp: Tensor, logp_ref: Tensor) -> Tensor:
+    return half_kl_to_mean(logp_ref, logp)
 
 
 _FIXED = {
@@ -78,13 +70,11 @@ _FIXED = {
     for e in (
         Estimator("k1", "k1: log u", "reverse_kl", None, lambda p, q: p - q),
         Estimator("k1-reward", "k1 in the reward", "reverse_kl", "reverse_kl", _k1_reward),
-        Estimator("k2", "k2: (log u)²/2", "reverse_kl", "reverse_kl", lambda p, q: (p - q) ** 2 / 2),
-        Estimator("k3", "k3: 1/u − 1 + log u", "reverse_kl", "forward_kl", lambda p, q: torch.expm1(q - p) + p - q),
-        Estimator("plain", "plain: −log u", "forward_kl", "forward_kl", on_reference=lambda p, q: q - p),
-        Estimator("js-naive", "JS definition, naive", "js", None, _to_mean, lambda p, q: _to_mean(q, p), 0.5),
-        Estimator(
-            "js-definition", "JS definition, right", "js", "js", _js_policy, lambda p, q: _to_mean(q, p).detach(), 0.5
-        ),
+        Estimator("k2", "k2: (log u)²/2", "reverse_kl", "reverse_kl", k2),
+        Estimator("k3", "k3: 1/u − 1 + log u", "reverse_kl", "forward_kl", k3),
+        Estimator("plain", "plain: −log u", "forward_kl", "forward_kl", on_reference=cross_entropy),
+        Estimator("js-naive", "JS definition, naive", "js", None, half_kl_to_mean, _js_naive, 0.5),
+        Estimator("js-definition", "JS definition, right", "js", "js", js_on_policy, js_on_reference, 0.5),
     )
 }
 
