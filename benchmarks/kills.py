@@ -32,7 +32,7 @@ PRELOAD += ["transformers.models.llama.modeling_llama"]
 def run(folder: Path, journal: Path, chosen: list, kill_at: int | None = None):
     """Pre-sample in this process; write each moment to the journal, and kill -9 this process at the one numbered `kill_at`."""
     from dphrl_lite import models, presampling, tasks
-    from dphrl_lite.engine import checkpoint
+    from dphrl_lite.engine import checkpoint, shards
 
     moments = iter(range(10**6))
     log = journal.open("a")
@@ -61,7 +61,7 @@ def run(folder: Path, journal: Path, chosen: list, kill_at: int | None = None):
         write_whole(path, slowly, **settings)
         moment(f"{path.name} in place")
 
-    presampling.generate, presampling.write_whole, checkpoint.write_whole = generate, write_in_moments, write_in_moments
+    presampling.generate, shards.write_whole, checkpoint.write_whole = generate, write_in_moments, write_in_moments
     policy = models.load("tiny")
     moment("start")
     settings = {"samples": SAMPLES, "problems_per_shard": PER_SHARD, "progress": False}

@@ -1,23 +1,26 @@
 """Stage one: sample the untouched model once, split the problems, keep its correct answers for rehearsal.
 
 Rollouts are a pandas table, one row per completion: problem_id, prompt (as the model saw it, chat template applied),
-sample, completion, token_ids, logp, logp_sampling, correct, distinct, reason. Knows nothing of losses.
+sample, completion, token_ids, logp, logp_sampling, correct, distinct, reason. Both log-probs are those of the model that wrote
+the completion, so in stage one the reference's: the `logp` stored here is the logp_ref of u = pi_theta / pi_ref.
 
-A folder of rollouts holds `manifest.json` (everything that decides the result, and versions), Parquet shards of
-`problems_per_shard` problems each, and `totals.json` when all shards are there. Each is written whole or not at all.
+How a folder of rollouts survives a kill is `engine.shards`'s, what one costs `scale.costs`'s. Knows nothing of losses.
 """
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from dphrl_lite.engine import checkpoint
-from dphrl_lite.engine.checkpoint import claim, digest, tokenizer_digest, versions, weights_digest, write_whole
+from dphrl_lite.engine import shards
+from dphrl_lite.engine.checkpoint import claim, digest, tokenizer_digest, versions, weights_digest
+from dphrl_lite.engine.shards import load as load
+from dphrl_lite.engine.shards import missing as missing
+from dphrl_lite.engine.shards import read_manifest as read_manifest
 from dphrl_lite.errors import lookup
 from dphrl_lite.models import settle_threads
 from dphrl_lite.passk import whole_numbers
@@ -26,27 +29,19 @@ from dphrl_lite.tasks import Problem, Task
 
 COLUMNS = ["problem_id", "prompt", "sample", "completion", "token_ids", "logp", "logp_sampling", "correct"]
 COLUMNS += ["distinct", "reason"]
-TOTALS = "totals.json"
 
 
 @dataclass(frozen=True)
 class PresampleConfig:
-    """Settings of pre-sampling. Each field's help stands in its metadata."""
+    """Settings of pre-sampling. The comment behind a field is its help on the command line."""
 
-    samples: int = field(default=8, metadata={"help": "completions per problem (K)"})
-    temperature: float = field(default=1.0, metadata={"help": "of the sampling distribution; rehearsal needs 1"})
-    top_p: float = field(default=1.0, metadata={"help": "nucleus sampling; rehearsal needs 1, for none"})
-    max_new_tokens: int | None = field(default=None, metadata={"help": "longest completion; None: the policy's own"})
-    seed: int = field(default=0, metadata={"help": "each problem's randomness comes from this and its id"})
-    problems_per_shard: int = field(
-        default=64, metadata={"help": "what is written at once and, after a kill, computed again"}
-    )
-    problems_per_batch: int = field(
-        default=1,
-        metadata={
-            "help": "problems computed at once: more is faster on a GPU, but rounding then depends on neighbours"
-        },
-    )
+    samples: int = 8  # completions per problem (K)
+    temperature: float = 1.0  # of the sampling distribution; rehearsal needs 1
+    top_p: float = 1.0  # nucleus sampling; rehearsal needs 1, for none
+    max_new_tokens: int | None = None  # longest completion; None: the policy's own
+    seed: int = 0  # each problem's randomness comes from this and its id
+    problems_per_shard: int = 64  # what is written at once and, after a kill, computed again
+    problems_per_batch: int = 1  # computed at once: more is faster on a GPU, but rounding then depends on neighbours
 
 
 def sample(
@@ -89,18 +84,17 @@ def sample(
     folder = _claim(out, policy, task, problems, config, shard)
     settle_threads(policy.model)
     size, (first, step) = config.problems_per_shard, shard or (0, 1)
-    shards = {
-        start // size: problems[start : start + size] for start in range(first * size, len(problems), step * size)
-    }
-    frames, total = [], sum(map(len, shards.values()))
+    starts = range(first * size, len(problems), step * size)
+    frames, total = [], sum(len(problems[start : start + size]) for start in starts)
     label = progress if isinstance(progress, str) else f"sampling {samples} each"
     with tqdm(total=total, desc=label, unit="problem", disable=not progress) as bar:
-        for index, some in shards.items():
-            frames.append(_shard(folder, index, lambda some=some: _rollouts(policy, task, some, config, bar)))
+        for start in starts:
+            rollouts = partial(_rollouts, policy, task, problems[start : start + size], config, bar)
+            frames.append(shards.shard(folder, start // size, rollouts))
             bar.update(sum(map(len, frames)) // samples - bar.n)  # a shard that was read moves it too
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
     if folder and not missing(folder):
-        _write_totals(folder, table if shard is None else None)
+        shards.write_totals(folder, table if shard is None else None)
     return table
 
 
@@ -126,106 +120,6 @@ def _claim(out, policy, task: Task, problems, config: PresampleConfig, shard) ->
     identity |= {"weights": weights_digest(policy.model), "tokenizer": tokenizer_digest(policy.tokenizer)}
     prompts = digest([policy.render(p.prompt) for p in problems])  # some chat templates write the date of the day
     return claim(out, identity | {"problems": digest([asdict(p) for p in problems]), "prompts": prompts})
-
-
-def _shard_path(folder: Path, index: int) -> Path:
-    return folder / f"shard-{index:05d}.parquet"
-
-
-def _shard(folder: Path | None, index: int, compute) -> pd.DataFrame:
-    """One shard: read if it is there, else computed, and written if there is a folder."""
-    if folder is None:
-        return compute()
-    path = _shard_path(folder, index)
-    if not path.is_file():
-        write_whole(path, lambda temporary: compute().to_parquet(temporary, index=False), overwrite=False)
-    return _read(path)
-
-
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except ValueError as error:  # Arrow's; we write whole files, so something else has damaged it
-        raise ValueError(f"{path} is damaged ({error}); delete it and give the same command again") from error
-
-
-def load(folder: str | Path) -> pd.DataFrame:
-    """The rollouts of a finished folder, without model or problems: the table that `sample(..., out=folder)` returned.
-
-    Raises:
-        FileNotFoundError: `folder` holds no pre-sampling, or shards are missing; the message names them.
-    """
-    folder = Path(folder)
-    manifest = read_manifest(folder)
-    lacking = missing(folder)
-    if lacking:
-        size, count = manifest["problems_per_shard"], manifest["problem_count"]
-        shown = [
-            f"{_shard_path(folder, i).name} (problems {i * size} to {min(count, i * size + size) - 1})" for i in lacking
-        ]
-        raise FileNotFoundError(
-            f"{folder} lacks {len(lacking)} of its shards: {', '.join(shown[:8])}{' ...' if len(shown) > 8 else ''}. "
-            "Give the same command again (without --shard, or with each share): only what is missing is computed"
-        )
-    return pd.concat([_read(path) for path in _paths(folder)], ignore_index=True)
-
-
-def read_manifest(folder: str | Path) -> dict:
-    """What decided the rollouts in `folder`. Raises `FileNotFoundError` where there is no pre-sampling."""
-    manifest = checkpoint.read_manifest(folder)
-    if manifest.get("kind") != "presampling":
-        raise FileNotFoundError(f"no pre-sampling in {folder}; expected a folder that sample(..., out=folder) wrote")
-    return manifest
-
-
-def _paths(folder: Path) -> list[Path]:
-    """Where all shards of the run are, or will be."""
-    manifest = read_manifest(folder)
-    shards = -(-manifest["problem_count"] // manifest["problems_per_shard"])
-    return [_shard_path(folder, index) for index in range(shards)]
-
-
-def missing(folder: str | Path) -> list[int]:
-    """Numbers of the shards that a run in `folder` still lacks."""
-    folder = Path(folder)
-    return [index for index, path in enumerate(_paths(folder)) if not path.is_file()]
-
-
-def _write_totals(folder: Path, table: pd.DataFrame | None):
-    """Counts of the finished run, beside its manifest: the manifest says what is asked for and never changes."""
-    if (folder / TOTALS).is_file():
-        return
-    table = load(folder) if table is None else table
-    totals = {"problems": table["problem_id"].nunique(), "completions": len(table)}
-    totals |= {"tokens": int(table["token_ids"].map(len).sum()), "correct": int(table["correct"].sum())}
-    write_whole(folder / TOTALS, lambda temporary: temporary.write_text(json.dumps(totals)), overwrite=False)
-
-
-def bytes_per_token(folder: str | Path) -> float:
-    """Bytes on disk per sampled token of a finished run, all columns together."""
-    tokens = load(folder)["token_ids"].map(len).sum()
-    return sum(path.stat().st_size for path in _paths(Path(folder))) / tokens
-
-
-def cost(
-    problems: int, samples: int, tokens_per_answer: float, tokens_per_second: float, bytes_per_token: float
-) -> dict[str, float]:
-    """Time and space of a pre-sampling run, from what the reader measured.
-
-    Args:
-        problems, samples: problems, and answers to each (K).
-        tokens_per_answer: mean length of an answer; measure it on a few dozen problems.
-        tokens_per_second: of the whole batch, on all GPUs together, while answers are drawn.
-        bytes_per_token: as `bytes_per_token(folder)` measured on a run of the same kind. Per token an id and two log-probs
-            take 12 bytes, its text about 4 more; Parquet compresses what repeats, which in the tiny model's runs is much.
-
-    Returns:
-        completions, tokens, hours, gigabytes (1e9 bytes). Hours count drawing alone: not loading the model, not
-        verifying, and as if all were drawn at that speed although long answers finish alone.
-    """
-    tokens = problems * samples * tokens_per_answer
-    found = {"completions": problems * samples, "tokens": tokens, "hours": tokens / tokens_per_second / 3600}
-    return found | {"gigabytes": tokens * bytes_per_token / 1e9}
 
 
 def check_problems(problems: Sequence[Problem]):
@@ -286,22 +180,13 @@ def counts(rollouts: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class PartitionConfig:
-    """Switches of the partition. Each field's help stands in its metadata."""
+    """Switches of the partition. The comment behind a field is its help on the command line."""
 
-    threshold: int = field(default=6, metadata={"help": "correct samples that put a problem into D_pef"})
-    keep_unsolved: bool = field(default=True, metadata={"help": "explore the unsolved problems together with D_exp"})
-    one_per_problem: bool = field(
-        default=False, metadata={"help": "rehearse the first correct answer of a problem only, not all of them"}
-    )
-    rehearse_exploration: bool = field(
-        default=False, metadata={"help": "rehearse the correct answers to problems of D_exp too"}
-    )
-    balance: bool = field(
-        default=False,
-        metadata={
-            "help": "rehearse every problem equally often: its correct answers in turn until there are K of them"
-        },
-    )
+    threshold: int = 6  # correct samples that put a problem into D_pef
+    keep_unsolved: bool = True  # explore the unsolved problems together with D_exp
+    one_per_problem: bool = False  # rehearse the first correct answer of a problem only, not all of them
+    rehearse_exploration: bool = False  # rehearse the correct answers to problems of D_exp too
+    balance: bool = False  # rehearse every problem equally often: its correct answers in turn until there are K of them
 
     def __post_init__(self):
         if self.balance and self.one_per_problem:
@@ -373,20 +258,19 @@ def partition(
     """
     switches = PartitionConfig(threshold, keep_unsolved, one_per_problem, rehearse_exploration, balance)
     table = counts(rollouts)
-    split = partition_counts(table["n"], table["c"], threshold)
-    ids = table["problem_id"].to_numpy()
-    perfect, exploration, unsolved = (
-        tuple(ids[list(bucket)]) for bucket in (split.perfect, split.exploration, split.unsolved)
-    )
+    split, ids = partition_counts(table["n"], table["c"], threshold), table["problem_id"].to_numpy()
+    buckets = (split.perfect, split.exploration, split.unsolved)
+    perfect, exploration, unsolved = (tuple(ids[list(places)]) for places in buckets)
     rehearsed = perfect + exploration * rehearse_exploration
-    kept = rollouts[rollouts["correct"].astype(bool) & rollouts["problem_id"].isin(rehearsed)]
+    rehearsal = rollouts[rollouts["correct"].astype(bool) & rollouts["problem_id"].isin(rehearsed)]
     if one_per_problem:
-        kept = kept.drop_duplicates("problem_id")
-    kept = kept.reset_index(drop=True)
+        rehearsal = rehearsal.drop_duplicates("problem_id")
+    rehearsal = rehearsal.reset_index(drop=True)
     if balance:
-        groups = (group.index for _, group in kept.groupby("problem_id", sort=False))
-        kept = kept.iloc[[i for rows in groups for i in np.resize(rows, table["n"].max())]].reset_index(drop=True)
-    return Partition(perfect, exploration, unsolved, rehearsal=kept, **asdict(switches))
+        groups = (group.index for _, group in rehearsal.groupby("problem_id", sort=False))
+        rows = [row for group in groups for row in np.resize(group, table["n"].max())]
+        rehearsal = rehearsal.iloc[rows].reset_index(drop=True)
+    return Partition(perfect, exploration, unsolved, rehearsal=rehearsal, **asdict(switches))
 
 
 def partition_counts(n, c, threshold: int = 6) -> Partition:

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from dphrl_lite import models, presampling
+from dphrl_lite.engine import shards
 from dphrl_lite.engine.checkpoint import MANIFEST, OtherRunError, claim
 from dphrl_lite.sampling import generate
 from dphrl_lite.tasks import Problem, Task, get
@@ -287,11 +288,11 @@ def test_the_manifest_says_what_decided_the_run(tiny, countdown, ten, tmp_path):
 
 def test_totals_come_when_all_is_there(tiny, countdown, ten, whole, tmp_path):
     presampling.sample(tiny, countdown, ten, **SETTINGS, out=tmp_path, shard=(0, 2))
-    assert not (tmp_path / presampling.TOTALS).exists()
+    assert not (tmp_path / shards.TOTALS).exists()
     presampling.sample(tiny, countdown, ten, **SETTINGS, out=tmp_path, shard=(1, 2))
     tokens = sum(map(len, whole["token_ids"]))
     told = {"problems": 10, "completions": 40, "tokens": tokens, "correct": int(whole["correct"].sum())}
-    assert json.loads((tmp_path / presampling.TOTALS).read_text()) == told
+    assert json.loads((tmp_path / shards.TOTALS).read_text()) == told
 
 
 def test_another_tokenizer_is_another_run(tiny, countdown, ten, tmp_path):
@@ -550,19 +551,6 @@ def test_partition_of_a_public_run(shared_data):
     assert (len(parts.perfect), len(parts.unsolved), len(first)) == (92, 439, 1209)
     assert len(parts.exploration) == 1209 - 92 - 439
     assert all(first[i] == 8 for i in parts.perfect)
-
-
-def test_cost_by_hand():
-    found = presampling.cost(8000, 8, tokens_per_answer=500, tokens_per_second=2000, bytes_per_token=20)
-    assert (found["completions"], found["tokens"]) == (64_000, 32_000_000)
-    assert found["hours"] == pytest.approx(32_000_000 / 2000 / 3600)
-    assert found["gigabytes"] == pytest.approx(0.64)
-
-
-def test_bytes_per_token_is_measured(tiny, countdown, ten, whole, tmp_path):
-    presampling.sample(tiny, countdown, ten, **SETTINGS, out=tmp_path)
-    stored = sum(path.stat().st_size for path in tmp_path.glob("*.parquet"))
-    assert presampling.bytes_per_token(tmp_path) == stored / sum(map(len, whole["token_ids"]))
 
 
 def test_a_problems_randomness_belongs_to_its_id(tiny, ten, whole):

@@ -1,4 +1,5 @@
-"""What a training step costs in floating-point operations, and what those cost in hours and money. Pure arithmetic.
+"""What a training step costs in floating-point operations, and what those cost in hours and money; what pre-sampling costs in
+hours and on disk. Arithmetic on what the reader has measured.
 
 Counted are the matrix products with the N weights of a dense model: 2N for a token that is read or written, 4N more where it is
 trained. Attention over long contexts, the optimizer, and waiting are not counted: they belong to the share of the peak
@@ -7,7 +8,9 @@ that a run reaches, which its user knows or measures (`benchmarks/qlora_7b.py`).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from dphrl_lite.engine import shards
 from dphrl_lite.objectives import METHODS
 
 FORWARD = 2.0
@@ -64,3 +67,31 @@ def hours(parts: Mapping[str, float], peak: float, busy: float, busy_sampling: f
     """
     share = {part: busy_sampling if part == "sampling" else busy for part in parts}
     return {part: count / (peak * share[part]) / 3600 for part, count in parts.items()}
+
+
+def bytes_per_token(folder: str | Path) -> float:
+    """Bytes on disk per sampled token of finished rollouts, all columns together."""
+    tokens = shards.load(folder)["token_ids"].map(len).sum()
+    return sum(path.stat().st_size for path in shards.paths(folder)) / tokens
+
+
+def presampling(
+    problems: int, samples: int, tokens_per_answer: float, tokens_per_second: float, bytes_per_token: float
+) -> dict[str, float]:
+    """Time and space of a pre-sampling run, from what the reader measured.
+
+    Args:
+        problems, samples: problems, and answers to each (K).
+        tokens_per_answer: mean length of an answer; measure it on a few dozen problems.
+        tokens_per_second: of the whole batch, on all GPUs together, while answers are drawn.
+        bytes_per_token: as `bytes_per_token(folder)` measured on a run of the same kind. Per token an id and two log-probs
+            take 12 bytes, its text about 4 more; Parquet compresses what repeats, which in the tiny model's runs is much.
+
+    Returns:
+        completions, tokens, hours, gigabytes (1e9 bytes). Hours count drawing alone: not loading the model, not
+        verifying, and as if all were drawn at that speed although long answers finish alone.
+    """
+    completions = problems * samples
+    tokens = completions * tokens_per_answer
+    hours = tokens / tokens_per_second / 3600
+    return {"completions": completions, "tokens": tokens, "hours": hours, "gigabytes": tokens * bytes_per_token / 1e9}

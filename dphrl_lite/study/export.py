@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData
 
 from dphrl_lite import presampling
-from dphrl_lite.engine import checkpoint
+from dphrl_lite.engine import checkpoint, shards
 from dphrl_lite.engine.journal import read_log
 from dphrl_lite.models import Policy, need, no_future_warnings
 from dphrl_lite.presampling import Partition
@@ -79,7 +79,7 @@ def facts(folder: str | Path, presampled: str | Path, sources: Iterable[str], pa
     training |= {"last step's reward": last["reward"], "last step's entropy, nats": last["entropy"]}
     training |= {key: run[key] for key in run if key not in ("kind", "f")}
     data = {"sources": ", ".join(sources), "digest of the problems": drawn.pop("problems")}
-    data |= json.loads((Path(presampled) / presampling.TOTALS).read_text())
+    data |= json.loads((Path(presampled) / shards.TOTALS).read_text())
     data |= {row["bucket"]: row["problems"] for row in parts.summary().to_dict("records")}
     data |= {"threshold of D_pef": parts.threshold, "completions in the rehearsal buffer": len(parts.rehearsal)}
     return training, data | {key: drawn[key] for key in drawn if key not in ("kind", "problem_count")}

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dphrl_lite import presampling
 from dphrl_lite.scale import costs
 
 BATCH = costs.Batch(problems=2, samples=4, prompt=10, completion=30, rehearsed=3)
@@ -42,3 +43,16 @@ def test_hours_at_two_shares_of_the_peak():
 def test_an_unknown_method_is_named():
     with pytest.raises(ValueError, match="unknown method 'ppo'"):
         costs.flops("ppo", 1.0, BATCH)
+
+
+def test_presampling_by_hand():
+    cost = costs.presampling(8000, 8, tokens_per_answer=500, tokens_per_second=2000, bytes_per_token=20)
+    assert (cost["completions"], cost["tokens"]) == (64_000, 32_000_000)
+    assert cost["hours"] == pytest.approx(32_000_000 / 2000 / 3600)
+    assert cost["gigabytes"] == pytest.approx(0.64)
+
+
+def test_bytes_per_token_is_measured(tiny, countdown, few_problems, tmp_path):
+    table = presampling.sample(tiny, countdown, few_problems, 2, out=tmp_path, problems_per_shard=20, progress=False)
+    stored = sum(path.stat().st_size for path in tmp_path.glob("*.parquet"))
+    assert costs.bytes_per_token(tmp_path) == stored / sum(map(len, table["token_ids"]))
