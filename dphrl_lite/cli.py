@@ -1,234 +1,169 @@
-"""The command `dphrl`: one subcommand per line of COMMANDS. Each imports what it needs when it runs, so that
-`dphrl doctor` works where packages are missing. Holds no logic of its own.
+"""The command `dphrl`: finds the subcommand, its flags (tyro), and its help. What a subcommand does stands in `commands`.
+
+Imports nothing but the standard library at the top: `dphrl doctor` works where packages are missing, and help needs no torch:
+it is read from the source of the classes whose fields are the flags.
 """
 
 import argparse
+import ast
 import importlib.metadata
-import os
+import re
+import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
 
+from dphrl_lite import doctor
+from dphrl_lite.errors import lookup
 
-@dataclass(frozen=True)
-class Command:
-    """A subcommand: its line of help, what runs it, and what adds its arguments.
-
-    With `recipe` its flags are the fields of dataclasses, read by `settings.parse`, and `run` gets them as they stand.
-    """
-
-    help: str
-    run: Callable[[argparse.Namespace | list[str]], int]
-    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
-    recipe: bool = False
-
-
-def run_doctor(arguments: argparse.Namespace) -> int:
-    """Say what this machine can run, and why."""
-    from dphrl_lite import doctor
-
-    return doctor.main()
-
-
-def run_experiment(arguments: argparse.Namespace) -> int:
-    """Print what a shipped comparison found, or run one into a folder; what is there already is read."""
-    from dphrl_lite.study import experiments
-
-    experiment = experiments.EXPERIMENTS[arguments.name]
-    asked = {name: getattr(arguments, name) for name in FLAGS if getattr(arguments, name) is not None}
-    if foreign := sorted(set(asked) - set(experiment.flags)):
-        raise ValueError(f"{arguments.name} has no setting {', '.join(foreign)}; it has {', '.join(experiment.flags)}")
-    if asked and not arguments.out:
-        raise ValueError(f"{', '.join(asked)} decide a new comparison: give it a folder with --out")
-    if not (arguments.out or experiment.shipped):
-        raise ValueError(f"no runs of {arguments.name} are shipped: give it a folder with --out, and it is run there")
-    if arguments.out:
-        experiment.run(arguments.out, **asked)
-    print(experiment.report(arguments.out or experiment.shipped))
-    return 0
-
-
-FLAGS = {
-    "steps": {"type": int, "help": "training steps of each run (60; 15)"},
-    "seeds": {"type": int, "nargs": "+", "help": "training seeds (0 1 2; 0; 0 1 2 3 4)"},
-    "domains": {"nargs": "+", "help": "of the frontier: countdown, sql (both)"},
-    "methods": {"nargs": "+", "help": "of the frontier (all)"},
-    "minutes": {"type": float, "help": "begin no run after so many; the same command goes on (no limit)"},
-    "processes": {"type": int, "help": "runs at once (one per core)"},
-}
-
-
-def add_experiment_arguments(parser: argparse.ArgumentParser):
-    """The flags of `dphrl experiment`."""
-    what = "first-look: the tiny model on countdown; multiplication: the small language model; base, GRPO and DPH-JS. "
-    what += "frontier: every method and strength on countdown and SQL; frontier-class: five of those runs"
-    parser.add_argument("name", choices=["first-look", "multiplication", "frontier", "frontier-class"], help=what)
-    parser.add_argument("--out", help="folder in which everything is run (default: read the shipped outcomes)")
-    for name, flag in FLAGS.items():
-        parser.add_argument(f"--{name}", **flag)
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one process of several does; no part of a recipe."""
-
-    shard: str | None = field(
-        default=None,
-        metadata={"help": "i/n, as in 0/4: compute every n-th shard from the i-th on, with others in `out`"},
-    )
-
-    def pair(self) -> tuple[int, int] | None:
-        """`shard` as two numbers; under `accelerate launch` each process has its own. None: there is only one."""
-        launched = int(os.environ.get("WORLD_SIZE", 1))
-        if self.shard is None:
-            return (int(os.environ["RANK"]), launched) if launched > 1 else None
-        i, _, n = self.shard.partition("/")
-        if not (i.isdecimal() and n.isdecimal()):
-            raise ValueError(f"--shard must look like 0/4, the first of four shares; got {self.shard!r}")
-        return int(i), int(n)
-
-
-@dataclass(frozen=True)
-class Anyway:
-    """An answer to the memory pre-flight; no part of a recipe."""
-
-    anyway: bool = field(default=False, metadata={"help": "go on although the memory table says that it will not fit"})
-
-
-def check_memory(*arguments, **settings):
-    """Print what will be needed of memory before anything is loaded; of several processes the main one, for itself."""
-    from dphrl_lite.scale import memory
-
-    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1  # several share the weights, or a machine: the table is a hint
-    settings["anyway"] = settings["anyway"] or not alone
-    text = memory.check(*arguments, **settings)
-    if os.environ.get("RANK", "0") == "0":
-        print(text if alone else f"{text}\n(of one process, without sharding)", file=sys.stderr)
-
-
-@dataclass(frozen=True)
-class Evaluated(Share):
-    """Which policy `dphrl evaluate` samples; no part of a recipe."""
-
-    policy: str | None = field(
-        default=None, metadata={"help": "folder (or hub id) of a trained policy; None: the recipe's model, untrained"}
-    )
-    against: str | None = field(
-        default=None,
-        metadata={"help": "folder of the evaluation to compare with; None: the untrained model's, where it is there"},
-    )
-
-
-def run_presample(argv: list[str]) -> int:
-    """Sample the reference, verify, and print how the problems fall."""
-    from dphrl_lite import models, presampling, settings, training
-
-    stages = (presampling.PresampleConfig, presampling.PartitionConfig, Share, Anyway)
-    recipe, config, switches, share, given = settings.parse(argv, "presample", *stages)
-    task, problems, shard = recipe.load_task(), recipe.load_problems(), share.pair()
-    presampling.partition_counts(config.samples, [0], switches.threshold)  # refuses an impossible threshold now
-    shape = training.TrainConfig(
-        "grpo",
-        problems_per_step=config.problems_per_batch,
-        samples=max(2, config.samples),
-        max_new_tokens=config.max_new_tokens,
-    )
-    check_memory(recipe.model, shape, problems, training=False, nf4=recipe.nf4, anyway=given.anyway)
-    policy = models.load(recipe.model, nf4=recipe.nf4)
-    where = {"out": recipe.presampling, "shard": shard, "progress": is_shown()}
-    rollouts = presampling.sample(policy, task, problems, **where, **asdict(config))
-    print(f"{len(rollouts)} completions in {recipe.presampling}")
-    if not presampling.missing(recipe.presampling):  # of several shares, whichever ends last
-        rollouts = presampling.load(recipe.presampling) if shard else rollouts
-        print(presampling.partition(rollouts, **asdict(switches)).summary().to_string(index=False))
-    return 0
-
-
-def is_shown() -> bool:
-    """Whether this process shows progress bars: of several on one machine, the first."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
-
-
-def run_train(argv: list[str]) -> int:
-    """Train on the rollouts that `presample` wrote for the same recipe; save the policy and print the last step's metrics.
-
-    `accelerate launch --multi_gpu --num_processes 2 -m dphrl_lite.cli train ...` runs it on two GPUs, or without any on two
-    processes of the CPU.
-    """
-    from dphrl_lite import models, presampling, settings, training
-    from dphrl_lite.engine import checkpoint, sharding
-    from dphrl_lite.study import export
-
-    stages = (presampling.PartitionConfig, training.TrainConfig, Anyway)
-    recipe, switches, config, given = settings.parse(argv, "train", *stages)
-    task, problems = recipe.load_task(), recipe.load_problems()
-    parts = presampling.partition(presampling.load(recipe.presampling), **asdict(switches))
-    config, folder = recipe.run(config)
-    check_memory(recipe.model, config, problems, nf4=recipe.nf4, anyway=given.anyway)
-    policy = models.load(recipe.model, nf4=recipe.nf4, device=sharding.load_device())
-    run = training.train(policy, task, problems, parts, out=folder, in_place=True, **asdict(config))
-    if training.PartialState().is_main_process:
-        saved = folder / f"policy-{len(run.log):06d}"
-        if not saved.exists():
-            told = export.facts(folder, recipe.presampling, recipe.problems, parts)
-            checkpoint.write_whole(saved, lambda path: export.save(run.policy, path, *told))
-        last = run.log.iloc[-1].dropna().map("{:.6g}".format)
-        print(f"{folder}, step {len(run.log)}:\n{last.to_string()}\npolicy: {saved}")
-    return 0
-
-
-def run_evaluate(argv: list[str]) -> int:
-    """Sample a policy on the recipe's problem sets; print Pass@k, and what has changed since another evaluation."""
-    from dphrl_lite import evaluation, models, settings
-    from dphrl_lite.engine import checkpoint
-    from dphrl_lite.study import export
-
-    recipe, config, chosen = settings.parse(argv, "evaluate", evaluation.EvaluateConfig, Evaluated)
-    sets, shard = settings.problem_sets(config, recipe.skipped), chosen.pair()
-    folder, run = recipe.evaluation(chosen.policy)
-    untrained = recipe.evaluation(None)[0]
-    other = chosen.against or (untrained if chosen.policy and any(untrained.glob("*.parquet")) else None)
-    base = evaluation.read(other) if other else None
-    policy = models.load(chosen.policy or recipe.model, nf4=recipe.nf4)
-    table = evaluation.evaluate(policy, sets, config, folder, shard, is_shown(), **run)
-    if table is None:
-        print(f"this share is in {folder}; the one that ends last prints the tables")
-        return 0
-    report = evaluation.report(table, config, base)
-    checkpoint.write_whole(folder / "report.md", lambda path: path.write_text(report))
-    print(f"{folder}: {report}")
-    if chosen.policy:
-        export.add_scores(chosen.policy, report)
-    return 0
-
-
-def run_export(arguments: argparse.Namespace) -> int:
-    """Merge a trained adapter into its base."""
-    import torch
-
-    from dphrl_lite.study import export
-
-    merged = export.merge(arguments.policy, arguments.out, arguments.dtype and getattr(torch, arguments.dtype))
-    print(f"{arguments.out}: {merged.num_parameters():,} parameters in {merged.dtype}")
-    return 0
-
-
-def add_export_arguments(parser: argparse.ArgumentParser):
-    """The flags of `dphrl export`."""
-    parser.add_argument("--policy", required=True, help="folder of the adapter, as `dphrl train` saves it")
-    parser.add_argument("--out", required=True, help="a new folder for the merged model")
-    help = "of the merged weights (default: as the base is stored)"
-    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], help=help)
-
-
+PACKAGE = Path(__file__).parent
 COMMANDS = {
-    "presample": Command("sample the reference once and verify every answer", run_presample, recipe=True),
-    "train": Command("train with one method on what presample wrote", run_train, recipe=True),
-    "evaluate": Command("Pass@k of a policy on the recipe's problem sets", run_evaluate, recipe=True),
-    "export": Command("merge a trained adapter into its base model", run_export, add_export_arguments),
-    "experiment": Command("compare methods on one task and print Pass@k", run_experiment, add_experiment_arguments),
-    "doctor": Command("say what this machine can run, and why", run_doctor),
+    "presample": "sample the reference once and verify every answer",
+    "train": "train with one method on what presample wrote",
+    "evaluate": "Pass@k of a policy on the recipe's problem sets",
+    "export": "merge a trained adapter into its base model",
+    "experiment": "compare methods on one task and print Pass@k",
+    "doctor": "say what this machine can run, and why",
 }
+CONFIG = "a YAML file of settings, see recipes/; flags override it"
+OWN_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, MemoryError, NotImplementedError)  # say what to do
+
+
+# ---- flags -----------------------------------------------------------------------------------------------------------
+
+
+def parse(command: str, argv: Sequence[str]):
+    """The object of `commands` that `--config recipe.yaml` and flags, which override the file, describe.
+
+    Raises:
+        ValueError, FileNotFoundError: what is wrong in the recipe. SystemExit: a wrong flag, after tyro has said which.
+    """
+    import tyro
+
+    from dphrl_lite import commands, settings
+
+    kind, given = getattr(commands, command.capitalize()), {}
+    if settings.Recipe in (f.type for f in fields(kind)):
+        config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        config.add_argument("--config")
+        chosen, argv = config.parse_known_args(argv)
+        given = settings.read(chosen.config) if chosen.config else {}
+    stages = {f.name: _defaults(f.type, given.get(f.type, {})) for f in fields(kind) if is_dataclass(f.type)}
+    flat = (tyro.conf.OmitArgPrefixes,)
+    return tyro.cli(
+        kind, args=argv, default=_defaults(kind, stages), prog=f"dphrl {command}", add_help=False, config=flat
+    )
+
+
+def _defaults(kind: type, values: dict):
+    """An instance that tyro takes defaults from: not checked, as flags may change it; what is required may be missing."""
+    import tyro
+
+    instance = object.__new__(kind)
+    for f in fields(kind):
+        usual = f.default_factory() if f.default_factory is not MISSING else f.default
+        object.__setattr__(instance, f.name, values.get(f.name, tyro.MISSING if usual is MISSING else usual))
+    return instance
+
+
+# ---- help ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A field as it stands in the source."""
+
+    name: str
+    kind: str
+    default: str | None  # None: it is required
+    help: str
+
+    @property
+    def usage(self) -> str:
+        """How it is given."""
+        if self.kind.startswith("Positional"):
+            return self.kind.removeprefix("Positional")[1:-1]
+        name = self.name.replace("_", "-")
+        return f"--{name}, --no-{name}" if self.kind == "bool" else f"--{name}  {self.kind.removesuffix(' | None')}"
+
+    @property
+    def explanation(self) -> str:
+        """What it is, and its default where that is not said."""
+        default = "required" if self.default is None else f"default: {self.default}"
+        return self.help if "None: " in self.help else f"{self.help} ({default})"
+
+
+@cache
+def _source(module: str) -> tuple[ast.Module, list[str], dict[str, str]]:
+    """The tree and the lines of a module of this package, and the module that each imported name comes from."""
+    text = PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    froms = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module]
+    return tree, text.splitlines(), {alias.name: node.module for node in froms for alias in node.names}
+
+
+def flags(name: str, module: str = "dphrl_lite.commands") -> Iterator[Flag]:
+    """The fields of a dataclass, those that it inherits first; a field that is such a class stands for its fields."""
+    tree, lines, modules = _source(module)
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    if name not in classes:
+        yield from flags(name, modules[name])
+        return
+    for base in classes[name].bases:
+        yield from flags(base.id, module)
+    for node in classes[name].body:
+        if isinstance(node, ast.AnnAssign):
+            kind = ast.unparse(node.annotation)
+            if kind in classes or modules.get(kind, "").startswith("dphrl_lite"):
+                yield from flags(kind, module)
+            else:
+                yield _flag(node, kind, lines)
+
+
+def _flag(node: ast.AnnAssign, kind: str, lines: list[str]) -> Flag:
+    """A field with its trailing comment, on whichever of its lines that stands."""
+    help = "".join(line.partition("  # ")[2] for line in lines[node.lineno - 1 : node.end_lineno])
+    default = node.value and re.sub(r"field\(default_factory=lambda: (.*)\)", r"\1", ast.unparse(node.value))
+    return Flag(node.target.id, kind, default, help)
+
+
+def methods() -> dict[str, str]:
+    """Method -> what it does, from the source of `objectives`; "dph-..." is any divergence that is registered."""
+    tree, *_ = _source("dphrl_lite.objectives")
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "Method"]
+    fixed = {node.args[0].value: node.args[2].value for node in calls if isinstance(node.args[0], ast.Constant)}
+    shorts = next(n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "_SHORT")
+    rehearsing = {name: f"rehearsal of D_pef with f(u), {f}" for name, f in ast.literal_eval(shorts).items()}
+    return fixed | rehearsing | {"dph-NAME": "the same with another registered divergence, such as dph-hellinger"}
+
+
+def describe(command: str) -> str:
+    """The help of a subcommand."""
+    known = list(flags(command.capitalize())) if command != "doctor" else []
+    if any(flag.name == "model" for flag in known):
+        known.insert(0, Flag("config", "str", "None", CONFIG))
+    lines = [f"usage: dphrl {command} [flags]", "", COMMANDS[command], ""]
+    width = min(120, shutil.get_terminal_size((100, 0)).columns)
+    for flag in known:
+        lines += [
+            f"  {flag.usage}",
+            *textwrap.wrap(flag.explanation, width, initial_indent=" " * 6, subsequent_indent=" " * 6),
+        ]
+        if flag.name == "method":
+            lines += [f"        {name:<18} {summary}" for name, summary in methods().items()]
+    return "\n".join(lines)
+
+
+def overview() -> str:
+    """The help of `dphrl`."""
+    commands = "\n".join(f"  {name:<12} {help}" for name, help in COMMANDS.items())
+    return (
+        f"usage: dphrl COMMAND [flags]\n\nLearn, teach and research DPH-RL. Commands:\n{commands}\n\n"
+        "`dphrl COMMAND --help` lists a command's flags, `dphrl --version` says which version is installed."
+    )
 
 
 def version() -> str:
@@ -239,42 +174,32 @@ def version() -> str:
         return "not installed: pip install -e ."
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser with every subcommand of `COMMANDS`."""
-    parser = argparse.ArgumentParser(prog="dphrl", description="Learn, teach and research DPH-RL.")
-    parser.add_argument("--version", action="version", version=f"dphrl-lite {version()}")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        # a command with a recipe prints its own help: its flags are known only when torch and transformers are imported
-        subparser = subparsers.add_parser(
-            name, help=command.help, description=command.help, add_help=not command.recipe
-        )
-        command.add_arguments(subparser)
-        subparser.set_defaults(run=command.run, command=name)
-    return parser
+def run(command: str, argv: list[str]) -> int:
+    """Run one command, or print its help. Returns its exit status."""
+    lookup(COMMANDS, "command of dphrl", command)
+    if {"-h", "--help"} & set(argv):
+        print(describe(command))
+        return 0
+    if command != "doctor":
+        parse(command, argv)()
+        return 0
+    if argv:
+        raise ValueError(f"doctor takes no flags; got {' '.join(argv)}")
+    return doctor.main()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns its exit status; without a command prints the help."""
-    parser = build_parser()
-    arguments, rest = parser.parse_known_args(argv)
-    recipe = hasattr(arguments, "run") and COMMANDS[arguments.command].recipe
-    if rest and not recipe:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if not hasattr(arguments, "run"):
-        parser.print_help()
+    """Run one command, without one print the help. Returns the exit status: 2 where something is wrong with the request."""
+    command, *argv = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if command in ("-h", "--help", "--version"):
+        print(f"dphrl-lite {version()}" if command == "--version" else overview())
         return 0
     try:
-        return arguments.run(rest if recipe else arguments)
-    except (
-        ValueError,
-        OSError,
-        ImportError,
-        FloatingPointError,
-        MemoryError,
-        NotImplementedError,
-    ) as error:  # the kit's own errors say what to do
-        print(f"dphrl {arguments.command}: {error}", file=sys.stderr)
+        return run(command, argv)
+    except SystemExit as stop:  # tyro's, after it has said what is wrong
+        return stop.code
+    except OWN_ERRORS as error:
+        print(f"dphrl {command}: {error}", file=sys.stderr)
         return 2
 
 

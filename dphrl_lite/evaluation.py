@@ -1,8 +1,9 @@
 """What a policy can do: n samples and one greedy answer to every problem of named sets, and the tables made of them.
 
-Outcomes are a pandas table, one row per problem, with the columns `COLUMNS` and two more: `in_domain`, whether the set is of
-the kind that was trained on, and `greedy`, whether the answer at temperature 0 is right. They hold counts only. Drawing,
-verifying and resuming are `presampling`'s, the estimators `passk`'s. Runs side by side: `experiments`.
+Outcomes are a pandas table, one row per problem, with the columns `COLUMNS`, and those of `EXTRA` that there are: `in_domain`,
+whether the set is of the kind that was trained on, `greedy`, whether the answer at temperature 0 is right, and `entropy`,
+nats per token. They hold no answers. Drawing, verifying and resuming are `presampling`'s, the estimators `passk`'s. Runs side
+by side: `experiments`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,37 +19,28 @@ from dphrl_lite.passk import Outcomes, compare
 from dphrl_lite.tasks import Problem, Task
 
 COLUMNS = ["domain", "split", "family", "method", "strength", "seed", "problem", "n", "c", "distinct"]
+EXTRA = ["in_domain", "greedy", "entropy"]  # columns besides
 GROUPS = {True: "in domain", False: "out of domain"}
 MANIFESTS = f"*/{checkpoint.MANIFEST}"
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Settings of an evaluation. Each field's help stands in its metadata."""
+    """Settings of an evaluation."""
 
-    sets: str = field(
-        default="recipes/sets/countdown.yaml", metadata={"help": "a YAML file of problem sets: a name, then its data"}
-    )
-    in_domain: list[str] = field(
-        default_factory=lambda: ["cd3", "cd4"], metadata={"help": "names of sets like the training problems"}
-    )
-    out_of_domain: list[str] = field(
-        default_factory=lambda: ["sort"], metadata={"help": "names of sets of a kind that is never trained on"}
-    )
-    samples: int = field(default=16, metadata={"help": "answers drawn per problem (n)"})
-    ks: list[int] | None = field(
-        default=None, metadata={"help": "k of Pass@k, at most `samples`; None: 1, 2, 4 ... samples"}
-    )
-    confidence: float = field(default=0.95, metadata={"help": "coverage of the bootstrap bands over problems"})
-    temperature: float = field(default=1.0, metadata={"help": "of the samples; 1 is the distribution that was trained"})
-    top_p: float = field(default=1.0, metadata={"help": "nucleus of the samples; 1 for none"})
-    greedy: bool = field(default=True, metadata={"help": "draw one more answer, at temperature 0"})
-    max_new_tokens: int | None = field(default=None, metadata={"help": "longest answer; None: the policy's own"})
-    seed: int = field(default=1, metadata={"help": "each problem's randomness comes from this and its id"})
-    problems_per_shard: int = field(
-        default=64, metadata={"help": "what is written at once and, after a kill, drawn again"}
-    )
-    problems_per_batch: int = field(default=16, metadata={"help": "problems computed at once"})
+    sets: str = "recipes/sets/countdown.yaml"  # a YAML file of problem sets: a name, then its data
+    in_domain: list[str] = field(default_factory=lambda: ["cd3", "cd4"])  # names of sets like the training problems
+    out_of_domain: list[str] = field(default_factory=lambda: ["sort"])  # names of sets that are never trained on
+    samples: int = 16  # answers drawn per problem (n)
+    ks: list[int] | None = None  # k of Pass@k, at most `samples`; None: 1, 2, 4 ... samples
+    confidence: float = 0.95  # coverage of the bootstrap bands over problems
+    temperature: float = 1.0  # of the samples; 1 is the distribution that was trained
+    top_p: float = 1.0  # nucleus of the samples; 1 for none
+    greedy: bool = True  # draw one more answer, at temperature 0
+    max_new_tokens: int | None = None  # longest answer; None: the policy's own
+    seed: int = 1  # each problem's randomness comes from this and its id
+    problems_per_shard: int = 64  # what is written at once and, after a kill, drawn again
+    problems_per_batch: int = 16  # problems computed at once
 
     def __post_init__(self):
         if any(not 1 <= k <= self.samples for k in self.ks or ()):
@@ -66,17 +58,17 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class ProblemSet:
-    """Problems with the task that verifies them, under a name; `in_domain` if they are like the training problems."""
+    """Problems with the task that verifies them, under a name; `in_domain` if they are like the training problems.
+
+    `samples` answers are drawn to each; None: as many as the evaluation's settings say.
+    """
 
     name: str
     task: Task
     problems: Sequence[Problem]
     in_domain: bool = True
-
-
-def run_name(method: str, alpha: float | None) -> str:
-    """What tables and folders call a method: its name, for `dph-alpha` with its alpha."""
-    return f"{method}-{alpha:g}" if method == "dph-alpha" and alpha is not None else method
+    split: str = "test"
+    samples: int | None = None
 
 
 def outcomes(
@@ -99,14 +91,16 @@ def outcomes(
     table["entropy"] = logps.apply(lambda some: -np.concatenate(list(some)).mean()).to_numpy()
     if greedy:
         table["greedy"] = greedy[0]["correct"].astype(bool)  # both tables are in the problems' order
-    return table.assign(domain=problems.task.name, split="test", family=problems.name, in_domain=problems.in_domain)
+    names = {"domain": problems.task.name, "split": problems.split, "family": problems.name}
+    return table.assign(**names, in_domain=problems.in_domain)
 
 
 def _draw(policy, problems: ProblemSet, config: EvaluateConfig, out, progress, shard=None) -> list[pd.DataFrame]:
     """The rollouts of the samples and, if asked for, of the greedy answers."""
     shared = {"problems_per_shard": config.problems_per_shard, "problems_per_batch": config.problems_per_batch}
     shared |= {"max_new_tokens": config.max_new_tokens, "shard": shard, "seed": config.seed}
-    how = {"samples": {"samples": config.samples, "temperature": config.temperature, "top_p": config.top_p}}
+    samples = problems.samples or config.samples
+    how = {"samples": {"samples": samples, "temperature": config.temperature, "top_p": config.top_p}}
     how |= {"greedy": {"samples": 1, "temperature": 0.0}} if config.greedy else {}
     label = progress if isinstance(progress, str) else problems.name
     found = []
@@ -120,51 +114,45 @@ def evaluate(
     policy,
     sets: Sequence[ProblemSet],
     config: EvaluateConfig,
-    out: str | Path,
+    out: str | Path | None = None,
     shard: tuple[int, int] | None = None,
     progress: bool = True,
     **run,
 ) -> pd.DataFrame | None:
-    """Evaluate on every set and write `<set>.parquet` into `out`. The same call goes on after a kill.
+    """Evaluate on every set and write `<set>.parquet` into `out`, if there is one. The same call goes on after a kill.
 
     Args:
         policy, config: as in `outcomes`.
-        sets: with different names.
+        sets: with different names, if there is a folder.
         out: one folder per policy; each set has its own below.
         shard: `(i, n)` draws the i-th of n shares; whichever share ends last puts all together.
         progress: show a progress bar for each set.
         **run: columns that say where the policy comes from: method, strength, seed (of training).
 
     Returns:
-        The outcomes of all sets, or None while other shares are still at work.
+        The outcomes of all sets: `COLUMNS`, in_domain, greedy if drawn, and entropy. None while other shares are at work.
 
     Raises:
         OtherRunError: `out` holds an evaluation of another policy or with other settings; nothing is overwritten.
     """
-    out, tables = Path(out), []
     run = {"method": "base", "strength": None, "seed": 0} | run
-    labels = {some.name: progress and f"[{i}/{len(sets)}] {some.name}" for i, some in enumerate(sets, 1)}
+    labels = [progress and f"{run['method']} [{i}/{len(sets)}] {part.name}" for i, part in enumerate(sets, 1)]
+    folders = [out and Path(out) / part.name for part in sets]
     if shard is not None:
-        for some in sets:
-            _draw(policy, some, config, out / some.name, labels[some.name], shard)
-        if any(presampling.missing(manifest.parent) for some in sets for manifest in (out / some.name).glob(MANIFESTS)):
+        for part, folder, label in zip(sets, folders, labels, strict=True):
+            _draw(policy, part, config, folder, label, shard)
+        if any(presampling.missing(manifest.parent) for folder in folders for manifest in folder.glob(MANIFESTS)):
             return None
-        labels = dict.fromkeys(labels, False)  # what is there is only read
-    for some in sets:
-        found = outcomes(policy, some, config, out / some.name, labels[some.name]).assign(**run)
-        found = found[COLUMNS + [column for column in ("in_domain", "greedy") if column in found]]
-        path = out / f"{some.name}.parquet"
-        checkpoint.write_whole(path, lambda temporary, found=found: found.to_parquet(temporary, index=False))
-        tables.append(found)
+        labels = [False] * len(sets)  # what is there is only read
+    tables = []
+    for part, folder, label in zip(sets, folders, labels, strict=True):
+        table = outcomes(policy, part, config, folder, label).assign(**run)
+        table = table[COLUMNS + [column for column in EXTRA if column in table]]
+        if folder:
+            write = lambda path, table=table: table.to_parquet(path, index=False)
+            checkpoint.write_whole(Path(out) / f"{part.name}.parquet", write)
+        tables.append(table)
     return pd.concat(tables, ignore_index=True)
-
-
-def read(folder: str | Path) -> pd.DataFrame:
-    """The outcomes that `evaluate` wrote into `folder`. Raises `FileNotFoundError` where there are none."""
-    paths = sorted(Path(folder).glob("*.parquet"))
-    if not paths:
-        raise FileNotFoundError(f"no outcomes (*.parquet) in {folder}; expected a folder that `dphrl evaluate` wrote")
-    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
 
 
 def scores(table: pd.DataFrame, ks: Iterable[int], confidence: float = 0.95) -> pd.DataFrame:

@@ -4,12 +4,16 @@ import importlib.metadata
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 
 import pytest
 from safetensors.torch import load_file
 
-from dphrl_lite import cli, doctor, models
+from dphrl_lite import cli, commands, doctor, models
+from dphrl_lite.evaluation import EvaluateConfig
+from dphrl_lite.objectives import METHODS
+from dphrl_lite.presampling import PresampleConfig
+from dphrl_lite.settings import Recipe
 from dphrl_lite.training import read_log
 
 # the launcher's name for several processes, on a machine without a GPU too
@@ -42,17 +46,14 @@ def test_no_command_prints_the_help(capsys):
 
 
 def test_version(capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["--version"])
-    assert stop.value.code == 0
+    assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == f"dphrl-lite {importlib.metadata.version('dphrl-lite')}"
 
 
 def test_unknown_command_is_refused_with_the_known_ones(capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["cure"])
-    assert stop.value.code == 2
-    assert "doctor" in capsys.readouterr().err
+    assert cli.main(["evaluat"]) == 2
+    printed = capsys.readouterr().err
+    assert "doctor" in printed and "Did you mean 'evaluate'" in printed
 
 
 def test_doctor_is_content_here(capsys):
@@ -94,15 +95,15 @@ def test_doctor_says_when_the_package_itself_is_not_installed(monkeypatch, capsy
 
 
 def test_doctor_imports_no_third_party_package_at_the_top():
-    code = "import sys, dphrl_lite.cli, dphrl_lite.doctor; print({'torch', 'numpy', 'psutil', 'packaging'} & set(sys.modules))"
+    code = "import sys, dphrl_lite.cli; print({'torch', 'numpy', 'psutil', 'packaging', 'tyro'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 
 def test_doctor_survives_a_torch_that_cannot_be_imported(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    found = doctor.find_device()
-    assert found["device"] == "cpu"
-    assert "torch cannot be imported" in found["device_name"]
+    device = doctor.find_device()
+    assert device["device"] == "cpu"
+    assert "torch cannot be imported" in device["device_name"]
 
 
 def test_laptop_runs_all_but_the_7b_model():
@@ -206,11 +207,11 @@ def test_the_last_share_prints_how_the_problems_fall(tmp_path, capsys):
 
 
 def test_a_launched_process_takes_its_share_and_one_shows_the_bars(monkeypatch):
-    assert cli.Share().pair() is None and cli.is_shown()
+    assert commands.Share().pair() is None and commands.is_shown()
     for name, value in {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    assert cli.Share().pair() == (3, 4) and not cli.is_shown()
-    assert cli.Share("0/2").pair() == (0, 2)
+    assert commands.Share().pair() == (3, 4) and not commands.is_shown()
+    assert commands.Share("0/2").pair() == (0, 2)
 
 
 def test_a_share_that_is_none_is_refused(tmp_path, capsys):
@@ -224,20 +225,74 @@ def test_an_impossible_threshold_is_refused_before_anything_is_drawn(tmp_path, c
     assert not (tmp_path / "run").exists()
 
 
-def test_the_help_of_presample_lists_settings_with_their_help(capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["presample", "--help"])
-    assert stop.value.code == 0
-    printed = capsys.readouterr().out
-    for flag in ("--config", "--model", "--samples", "--top-p", "--threshold", "--shard"):
-        assert flag in printed
-    assert "completions per problem (K)" in printed
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_lists_the_flags_that_the_command_has_and_loads_nothing(command, capsys):
+    """Read from the source, it must be what the classes say."""
+    code = f"import sys, dphrl_lite.cli as cli; cli.main(['{command}', '--help']); print({{'torch', 'tyro'}} & set(sys.modules))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert printed.strip().endswith("set()")
+    if command == "doctor":
+        return
+    kind = getattr(commands, command.capitalize())
+    stages = [f.type for f in fields(kind) if is_dataclass(f.type)]
+    own = [f for stage in (*stages, kind) for f in fields(stage) if not is_dataclass(f.type)]
+    known = list(cli.flags(command.capitalize()))
+    assert sorted(flag.name for flag in known) == sorted(f.name for f in own)
+    assert all(flag.help for flag in known)
+    required = {f.name for f in own if f.default is MISSING and f.default_factory is MISSING}
+    assert {flag.name for flag in known if flag.default is None} == required
+    for flag in known:
+        assert flag.usage in printed and " ".join(flag.help.split()) in " ".join(printed.split())
 
 
-def test_a_flag_too_many_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["doctor", "--samples", "3"])
-    assert "--samples" in capsys.readouterr().err
+def test_help_lists_every_method(capsys):
+    assert cli.main(["train", "--help"]) == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    summaries = {line[0]: line[1] for line in lines if len(line) == 2}
+    fixed = {name: method.summary for name, method in METHODS.items() if not name.startswith("dph-") or "def" in name}
+    assert fixed.items() <= summaries.items()
+    assert {"dph-f", "dph-js", "dph-alpha", "dph-NAME"} <= summaries.keys()
+
+
+def test_flags_override_the_file_and_the_file_the_defaults(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: small\nlimit: 5\npresample: {samples: 4, top_p: 0.9}\n")
+    given = cli.parse("presample", ["--config", str(path), "--samples", "16", "--limit=7", "--skip_broken"])
+    assert (given.recipe.model, given.recipe.limit, given.recipe.task) == ("small", 7, "countdown")
+    assert given.recipe.skip_broken
+    assert (given.presample.samples, given.presample.top_p, given.presample.seed) == (16, 0.9, 0)
+    given = cli.parse("presample", [])
+    assert (given.recipe, given.presample) == (Recipe(), PresampleConfig())
+
+
+def test_a_list_may_be_empty_and_what_is_on_may_be_turned_off():
+    config = cli.parse("evaluate", ["--out-of-domain", "--samples", "4", "--no-greedy"]).evaluate
+    assert config == EvaluateConfig(out_of_domain=[], samples=4, greedy=False)
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (["presample", "--smaples", "3"], "--samples INT"),
+        (["presample", "--samples", "many"], "Error parsing --samples"),
+        (["train"], "--method STR"),
+        (["train", "--method", "dph-jz"], "Did you mean 'dph-js'"),
+        (["train", "--method", "grpo", "--samples", "1"], "samples = 1 is too low"),
+        (["experiment", "second-look"], "first-look"),
+        (["doctor", "--samples", "3"], "--samples"),
+        (["presample", "--config", "nowhere.yaml"], "no recipe at nowhere.yaml"),
+    ],
+)
+def test_a_wrong_flag_gets_status_2_and_what_is_known(capsys, command, reason):
+    assert cli.main(command) == 2
+    assert reason in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("command", [["presample"], ["train", "--method", "grpo"], ["evaluate"]])
+def test_a_model_that_needs_a_gpu_says_so_before_anything_else(tmp_path, capsys, monkeypatch, command):
+    monkeypatch.setattr(commands.torch.cuda, "is_available", lambda: False)
+    assert cli.main([*command, "--model", "qlora-7b", "--problems", "missing.jsonl", "--out", str(tmp_path)]) == 2
+    assert "qlora-7b (7B parameters in 4 bits" in capsys.readouterr().err
 
 
 def test_a_mistake_gets_a_sentence_and_status_2(capsys):
@@ -246,7 +301,7 @@ def test_a_mistake_gets_a_sentence_and_status_2(capsys):
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "reason"),
     [
         (["first-look", "--minutes", "5", "--out", "x"], "first-look has no setting minutes; it has steps, seeds"),
         (["frontier", "--steps", "5", "--out", "x"], "frontier has no setting steps"),
@@ -254,10 +309,10 @@ def test_a_mistake_gets_a_sentence_and_status_2(capsys):
         (["frontier-class"], "no runs of frontier-class are shipped: give it a folder with --out"),
     ],
 )
-def test_what_an_experiment_cannot_do_is_said(capsys, tmp_path, monkeypatch, command, told):
+def test_what_an_experiment_cannot_do_is_said(capsys, tmp_path, monkeypatch, command, reason):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["experiment", *command]) == 2
-    assert told in capsys.readouterr().err
+    assert reason in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
 
 

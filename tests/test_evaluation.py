@@ -12,6 +12,7 @@ import pytest
 from dphrl_lite import cli, evaluation, presampling
 from dphrl_lite.engine.checkpoint import OtherRunError
 from dphrl_lite.evaluation import COLUMNS, EvaluateConfig, ProblemSet
+from dphrl_lite.study import pipeline
 from dphrl_lite.tasks.countdown import problems
 
 SMALL = EvaluateConfig(samples=4, problems_per_shard=4, problems_per_batch=4)
@@ -31,7 +32,7 @@ def table(tiny, sets, tmp_path_factory):
 
 
 def test_outcomes_are_counts_of_verified_answers_to_each_problem(tiny, countdown, sets, table):
-    assert list(table.columns) == [*COLUMNS, "in_domain", "greedy"]
+    assert list(table.columns) == [*COLUMNS, *evaluation.EXTRA]
     assert table["problem"].tolist() == [p.id for s in sets for p in s.problems]
     cd3 = table[table["family"] == "cd3"]
     drawn = presampling.sample(tiny, countdown, sets[0].problems, 4, seed=1, problems_per_batch=4, progress=False)
@@ -79,7 +80,7 @@ def test_shares_make_the_whole_and_the_last_one_puts_it_together(tiny, sets, tab
     shares = [evaluation.evaluate(tiny, sets, SMALL, tmp_path, (i, 3), progress=False) for i in (1, 2, 0)]
     assert shares[0] is None and shares[1] is None
     pd.testing.assert_frame_equal(shares[2], table)
-    pd.testing.assert_frame_equal(evaluation.read(tmp_path), table)
+    pd.testing.assert_frame_equal(pipeline.read_outcomes(tmp_path), table)
 
 
 def test_a_finished_evaluation_is_read_and_another_policy_is_refused(tiny, sets, table, tmp_path, monkeypatch):
@@ -103,7 +104,7 @@ def test_impossible_settings_are_refused():
 
 def test_no_evaluation_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no outcomes"):
-        evaluation.read(tmp_path)
+        pipeline.read_outcomes(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +164,7 @@ def test_a_trained_policy_is_compared_with_the_untrained_one_by_itself(some_sets
     assert "Against base" in capsys.readouterr().out
     card = (policy / "README.md").read_text()
     assert card.count("## Pass@k") == card.count("| in domain | cd3 | 12 |") == card.count("Against base") == 1
-    outcomes = evaluation.read(tmp_path / "evaluation" / "dph-alpha-0.8-seed0-policy-000001")
+    outcomes = pipeline.read_outcomes(tmp_path / "evaluation" / "dph-alpha-0.8-seed0-policy-000001")
     assert set(outcomes["method"]) == {"dph-alpha-0.8"} and set(outcomes["strength"]) == {1.0}
     assert cli.main([*evaluate, "--against", str(tmp_path / "nowhere")]) == 2
     assert "no outcomes" in capsys.readouterr().err

@@ -29,8 +29,7 @@ TRIED |= {"dph-alpha": (0.01, 0.05), "sft": (0.01, 0.05), "dph-js-definition": (
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
 def test_each_method_of_the_paper_has_its_strength_in_each_recipe(path):
     stages = (PresampleConfig, PartitionConfig, TrainConfig, EvaluateConfig)
-    found = [settings.parse(["--config", str(path)], "test", stage) for stage in stages]
-    recipe, (drawn, parts, train, evaluate) = found[0][0], (stage for _, stage in found)
+    recipe, drawn, parts, train, evaluate = settings.load(path, *stages)
     assert recipe.model in ("qlora-7b", "qlora-llama-8b", "lora-32b") and recipe.out == f"runs/{path.stem}"
     assert drawn.samples >= parts.threshold and drawn.max_new_tokens == train.max_new_tokens
     for method in METHODS:
@@ -43,7 +42,7 @@ def test_each_method_of_the_paper_has_its_strength_in_each_recipe(path):
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_each_recipe_is_evaluated_on_its_own_task(path):
-    recipe, config = settings.parse(["--config", str(path)], "evaluate", EvaluateConfig)
+    recipe, config = settings.load(path, EvaluateConfig)
     sets = yaml.safe_load((REPOSITORY / config.sets).read_text())
     assert {sets[name]["task"] for name in config.in_domain} == {recipe.task}
     assert set(config.out_of_domain) <= set(sets)
@@ -51,7 +50,7 @@ def test_each_recipe_is_evaluated_on_its_own_task(path):
 
 def test_the_small_models_recipe_is_evaluated_on_the_problems_of_the_comparison(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    _, config = settings.parse(["--config", "recipes/small_multiplication.yaml"], "evaluate", EvaluateConfig)
+    _, config = settings.load("recipes/small_multiplication.yaml", EvaluateConfig)
     shipped = experiments.read_outcomes(experiments.MULTIPLICATION).query("method == 'base'")
     asked = {s.name: [p.id for p in s.problems] for s in settings.problem_sets(config)}
     assert asked == {name: part["problem"].tolist() for name, part in shipped.groupby("family")}
@@ -60,8 +59,8 @@ def test_the_small_models_recipe_is_evaluated_on_the_problems_of_the_comparison(
 
 def test_the_sql_miniature_is_that_of_the_frontier(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    recipe, train = settings.parse(["--config", "recipes/miniature_sql.yaml"], "train", TrainConfig)
-    _, config = settings.parse(["--config", "recipes/miniature_sql.yaml"], "evaluate", EvaluateConfig)
+    recipe, train = settings.load("recipes/miniature_sql.yaml", TrainConfig)
+    _, config = settings.load("recipes/miniature_sql.yaml", EvaluateConfig)
     assert recipe.load_problems() == frontier.training_problems("sql")
     assert frontier.SETTINGS["sql"].items() <= vars(train).items()
     asked = {s.name: len(s.problems) for s in settings.problem_sets(config) if s.in_domain}

@@ -1,4 +1,4 @@
-"""Recipes: every shipped one is read, flags override, and what is wrong is named with its file."""
+"""Recipes: every shipped one is read, and what is wrong is named with its file. Flags: test_cli."""
 
 import json
 from pathlib import Path
@@ -28,35 +28,24 @@ def written(tmp_path):
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_recipe_is_read_and_its_problems_are_there(path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    stages = (PresampleConfig, PartitionConfig, TrainConfig)
-    found = [settings.parse(["--config", str(path)], "test", stage) for stage in stages]
-    recipe = found[0][0]
-    assert all(others[0] == recipe for others in found)
+    recipe, presample, partition, _ = settings.load(path, PresampleConfig, PartitionConfig, TrainConfig)
     problems, task = recipe.load_problems(), recipe.load_task()
     assert len({p.id for p in problems}) == len(problems) > 8
     assert task.verify(problems[0], "banana").correct is False
-    assert found[0][1].samples >= found[1][1].threshold
+    assert presample.samples >= partition.threshold
 
 
 def test_the_miniature_is_the_setting_of_the_notebooks(monkeypatch):
     from dphrl_lite.study import experiments
 
-    recipe, config = settings.parse(["--config", str(REPOSITORY / "recipes/miniature.yaml")], "train", TrainConfig)
+    recipe, config = settings.load(REPOSITORY / "recipes/miniature.yaml", TrainConfig)
     assert recipe.load_problems() == experiments.miniature().train
     assert config == TrainConfig(method="dph-js", steps=60)
 
 
-def test_flags_override_the_file_and_the_file_the_defaults(written):
-    path = written("model: small\nlimit: 5\npresample: {samples: 4, top_p: 0.9}\n")
-    recipe, config = settings.parse(["--config", path, "--samples", "16", "--limit", "7"], "presample", PresampleConfig)
-    assert (recipe.model, recipe.limit, recipe.task) == ("small", 7, "countdown")
-    assert (config.samples, config.top_p, config.seed) == (16, 0.9, 0)
-    assert settings.parse([], "presample", PresampleConfig) == (Recipe(), PresampleConfig())
-
-
 def test_values_take_the_type_of_their_field(written):
     text = "train: {method: rkl, learning_rate: 1e-5, gradient_parts: false, strength: null, alpha: 1}\n"
-    _, config = settings.parse(["--config", written(text)], "train", TrainConfig)
+    _, config = settings.load(written(text), TrainConfig)
     assert config == TrainConfig("rkl", learning_rate=1e-5, gradient_parts=False, alpha=1.0)
     assert type(config.alpha) is float
 
@@ -77,35 +66,27 @@ def test_values_take_the_type_of_their_field(written):
 ])  # fmt: skip
 def test_what_is_wrong_is_named_with_its_file_even_in_a_section_of_another_command(written, text, words):
     with pytest.raises(ValueError) as error:
-        settings.parse(["--config", written(text)], "presample", PresampleConfig)
+        settings.load(written(text), PresampleConfig)
     for word in words:
         assert word in str(error.value)
 
 
-def test_a_missing_recipe_and_a_wrong_flag():
+def test_a_missing_recipe_is_named():
     with pytest.raises(FileNotFoundError, match=r"no recipe at nowhere\.yaml"):
-        settings.parse(["--config", "nowhere.yaml"], "presample", PresampleConfig)
-    with pytest.raises(ValueError, match=r"unknown flag of dphrl presample: '--smaples'.*'--samples'"):
-        settings.parse(["--smaples", "3"], "presample", PresampleConfig)
-    with pytest.raises(ValueError, match="--samples: invalid int value"):
-        settings.parse(["--samples", "many"], "presample", PresampleConfig)
-    with pytest.raises(ValueError, match="required: --method"):
-        settings.parse([], "train", TrainConfig)
+        settings.load("nowhere.yaml")
 
 
-def test_a_list_may_be_empty_in_a_recipe_and_on_the_command_line(written):
-    _, config = settings.parse(["--config", written("evaluate: {out_of_domain: []}\n")], "evaluate", EvaluateConfig)
-    assert (config.in_domain, config.out_of_domain) == (["cd3", "cd4"], [])
-    _, config = settings.parse(["--out-of-domain", "--samples", "4"], "evaluate", EvaluateConfig)
-    assert (config.out_of_domain, config.samples) == ([], 4)
+def test_a_list_may_be_empty_and_one_value_stands_for_a_list(written):
+    text = "problems: countdown:cd3\nevaluate: {out_of_domain: [], ks: 4}\n"
+    recipe, config = settings.load(written(text), EvaluateConfig)
+    assert (recipe.problems, config.in_domain, config.out_of_domain, config.ks) == (
+        ["countdown:cd3"],
+        ["cd3", "cd4"],
+        [],
+        [4],
+    )
     with pytest.raises(ValueError, match="problems names no source"):
-        settings.parse(["--problems"], "presample")[0].load_problems()
-
-
-def test_help_of_a_flag_that_turns_off_says_so(capsys):
-    with pytest.raises(SystemExit):
-        settings.parse(["--help"], "evaluate", EvaluateConfig)
-    assert "not: draw one more answer" in " ".join(capsys.readouterr().out.split())
+        Recipe(problems=[]).load_problems()
 
 
 def test_several_sources_and_columns(written, tmp_path):
@@ -113,7 +94,7 @@ def test_several_sources_and_columns(written, tmp_path):
         (tmp_path / f"{name}.csv").write_text("question,gold\n1 + 1 = ?,2\n2 + 2 = ?,4\n")
     sources = f"[{tmp_path / 'a.csv'}, {tmp_path / 'b.csv'}]"
     path = written(f"task: math\nproblems: {sources}\ncolumns: {{prompt: question, answer: gold}}\nlimit: 1\n")
-    (recipe,) = settings.parse(["--config", path], "presample")
+    (recipe,) = settings.load(path)
     assert [(p.id, p.prompt, p.answer) for p in recipe.load_problems()] == [
         ("a-0", "1 + 1 = ?", "2"),
         ("b-0", "1 + 1 = ?", "2"),
@@ -179,8 +160,8 @@ def test_problem_sets_are_loaded_each_with_its_own_task(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
     (tmp_path / "sets.yaml").write_text(SETS.replace("FILE", str(tmp_path / "x.jsonl")))
     config = EvaluateConfig(sets=str(tmp_path / "sets.yaml"), in_domain=["next"], out_of_domain=["sums"])
-    found = settings.problem_sets(config)
-    assert [(s.name, s.task.name, len(s.problems), s.in_domain) for s in found] == [
+    sets = settings.problem_sets(config)
+    assert [(s.name, s.task.name, len(s.problems), s.in_domain) for s in sets] == [
         ("next", "countdown", 2, True),
         ("sums", "math", 1, False),
     ]

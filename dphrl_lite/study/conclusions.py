@@ -51,7 +51,7 @@ def beside(table: pd.DataFrame, placed: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         table: outcomes of the sweep.
-        placed: those of further runs (`frontier.place`), perhaps of fewer problems.
+        placed: those of further runs (`frontier.own_run`), perhaps of fewer problems.
 
     Raises:
         ValueError: the sweep holds no trained run on these problems with these seeds.

@@ -6,22 +6,23 @@ hold counts only, so that every figure can be drawn again, by anyone, without a 
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cache, partial
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from dphrl_lite import evaluation, models, presampling, settings, tasks, training
 from dphrl_lite.engine.checkpoint import claim, weights_digest, write_whole
 from dphrl_lite.evaluation import COLUMNS, EvaluateConfig, ProblemSet
 from dphrl_lite.models import DATA, Policy
-from dphrl_lite.objectives import METHODS
 from dphrl_lite.passk import Outcomes
-from dphrl_lite.study import conclusions, frontier
+from dphrl_lite.presampling import Partition, PartitionConfig, PresampleConfig
+from dphrl_lite.study import conclusions, frontier, pipeline
+from dphrl_lite.study.pipeline import Stages
 from dphrl_lite.tasks import Problem, Task, arithmetic
 from dphrl_lite.tasks.countdown import problems
+from dphrl_lite.training import TrainConfig
 
 FIRST_LOOK = DATA / "runs" / "first_look"
 MULTIPLICATION = DATA / "runs" / "multiplication"
@@ -46,6 +47,13 @@ def miniature(train: int = 400, test: int = 200, seed: int = 0) -> Miniature:
     chosen = [p for family in ("cd3", "cd4") for p in problems(family, train, seed=seed)]
     held_out = {family: problems(family, test, split="test", seed=seed + 1) for family in ("cd3", "cd4", "sort")}
     return Miniature(tasks.get("countdown"), chosen, held_out)
+
+
+def problem_sets(task: Task, families: Mapping[str, Sequence[Problem]]) -> list[ProblemSet]:
+    """Families of problems of one task as `evaluation` takes them. Raises `ValueError` where there are none."""
+    if not families:
+        raise ValueError("no families of problems given; expected a dict such as {'cd3': [...problems...]}")
+    return [ProblemSet(family, task, members) for family, members in families.items()]
 
 
 def evaluate(
@@ -73,13 +81,9 @@ def evaluate(
     Returns:
         An outcomes table.
     """
-    if not families:
-        raise ValueError("no families of problems given; expected a dict such as {'cd3': [...problems...]}")
-    config = EvaluateConfig(samples=samples, greedy=False, **settings)
-    sets = [ProblemSet(family, task, chosen) for family, chosen in families.items()]
-    bar = tqdm(sets, desc=f"evaluating {method}", unit="family", disable=not progress)
-    frames = [evaluation.outcomes(policy, family, config, progress=False) for family in bar]
-    return pd.concat(frames, ignore_index=True).assign(method=method, strength=strength, seed=seed)[COLUMNS]
+    sets, config = problem_sets(task, families), EvaluateConfig(samples=samples, greedy=False, **settings)
+    names = {"method": method, "strength": strength, "seed": seed}
+    return evaluation.evaluate(policy, sets, config, progress=progress, **names)[COLUMNS]
 
 
 def by_family(table: pd.DataFrame, seed: int | None = None) -> dict[str, dict[str, Outcomes]]:
@@ -95,14 +99,14 @@ def by_family(table: pd.DataFrame, seed: int | None = None) -> dict[str, dict[st
     Raises:
         ValueError: columns are missing, or no run has that seed.
     """
-    found: dict[str, dict[str, Outcomes]] = {}
+    families: dict[str, dict[str, Outcomes]] = {}
     for (family, model), rows in _labelled(table).groupby(["family", "model"], sort=False):
         seeds = sorted(set(rows["seed"]))
         if seed is not None and len(seeds) > 1 and seed not in seeds:
             raise ValueError(f"no run of {model!r} has seed {seed}; there are {seeds}")
         rows = rows[rows["seed"] == (seed if seed in seeds else seeds[0])]
-        found.setdefault(family, {})[model] = Outcomes.from_counts(rows["n"], rows["c"], rows["problem"])
-    return found
+        families.setdefault(family, {})[model] = Outcomes.from_counts(rows["n"], rows["c"], rows["problem"])
+    return families
 
 
 def summary(table: pd.DataFrame, ks: Sequence[int] = KS) -> pd.DataFrame:
@@ -126,8 +130,8 @@ def _labelled(table: pd.DataFrame) -> pd.DataFrame:
     strengths = table.groupby("method")["strength"].transform("nunique")
     at = table["method"] + " at " + table["strength"].map(lambda strength: "" if pd.isna(strength) else f"{strength:g}")
     family = table["family"]
-    for place in ("split", "domain"):
-        family = table[place] + "/" + family if table[place].nunique() > 1 else family
+    for column in ("split", "domain"):
+        family = table[column] + "/" + family if table[column].nunique() > 1 else family
     return table.assign(model=table["method"].where(strengths <= 1, at), family=family)
 
 
@@ -138,11 +142,11 @@ def solution_counts(
 
     Answers are told apart by "distinct", the verifier's canonical form, or by "completion", as they are written.
     """
-    found = {}
+    counts = {}
     for name, policy in policies.items():
         rollouts = presampling.sample(policy, task, [problem], samples, seed=2, progress=False)
-        found[name] = rollouts[rollouts["correct"]][by].value_counts()
-    table = pd.DataFrame(found).fillna(0).astype(int)
+        counts[name] = rollouts[rollouts["correct"]][by].value_counts()
+    table = pd.DataFrame(counts).fillna(0).astype(int)
     return table.sort_values(list(table), ascending=False)
 
 
@@ -160,9 +164,8 @@ def first_look(
     Returns:
         The outcomes of all runs. Raises `OtherRunError` if `out` holds a comparison with other settings.
     """
-    policy, mini = models.load("tiny"), miniature()
-    parts = lambda: presampling.partition(presampling.sample(policy, mini.task, mini.train, progress=False))
-    return Comparison("first look", policy, mini, parts).run(out, methods, steps, seeds, samples)
+    stages = Stages(PresampleConfig(), PartitionConfig(), TrainConfig("grpo"), EvaluateConfig(greedy=False))
+    return Comparison("first look", models.load("tiny"), miniature(), stages).run(out, methods, steps, seeds, samples)
 
 
 def multiplication(
@@ -181,85 +184,83 @@ def multiplication(
     Returns:
         As `first_look`.
     """
-    argv = ["--config", str(recipe)]
-    given, drawn = settings.parse(argv, "presample", presampling.PresampleConfig)
-    _, switches, config = settings.parse(argv, "train", presampling.PartitionConfig, training.TrainConfig)
-    policy, task, chosen = models.load(given.model, nf4=given.nf4), given.load_task(), given.load_problems()
+    chosen, *configs = settings.load(recipe, PresampleConfig, PartitionConfig, TrainConfig)
+    train = configs[-1]
+    drawing = {"max_new_tokens": train.max_new_tokens, "problems_per_batch": 4}  # more would need more than training
     test = {family: arithmetic.problems(family, n, "test") for family, n in arithmetic.TESTED.items()}
-
-    def parts() -> presampling.Partition:
-        rollouts = presampling.sample(policy, task, chosen, out=given.presampling, **asdict(drawn))
-        found = presampling.partition(rollouts, **asdict(switches))
-        write_whole(Path(out) / "partition.csv", lambda path: found.summary().to_csv(path, index=False))
-        return found
-
-    decided = ("method", "steps", "seed")
-    train = {name: value for name, value in asdict(config).items() if name not in decided}
-    draw = {
-        "max_new_tokens": config.max_new_tokens,
-        "problems_per_batch": 4,
-    }  # more would need more memory than training
+    decided = {name: x for name, x in asdict(train).items() if name not in ("method", "steps", "seed")}
     comparison = Comparison(
-        "multiplication", policy, Miniature(task, chosen, test), parts, train, draw, Path(given.out)
+        "multiplication",
+        models.load(chosen.model, nf4=chosen.nf4),
+        Miniature(chosen.load_task(), chosen.load_problems(), test),
+        Stages(*configs, EvaluateConfig(greedy=False, **drawing)),
+        {"train": decided, "evaluate": drawing},
+        Path(chosen.out),
+        chosen.presampling,
     )
-    return comparison.run(out, methods, steps or config.steps, seeds, samples)
+    return comparison.run(out, methods, steps or train.steps, seeds, samples)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The base model, and every method and seed, on the same problems.
 
-    `parts` is called if a run is missing. `train` and `draw` hold further settings of `training.train` and of `evaluate`.
-    `work` is the folder of checkpoints; without one runs leave no more than their outcomes.
+    `stages` holds the settings of all runs but for their method, steps and seed; `manifest` says which of them are compared
+    when the comparison goes on. `work` is the folder of checkpoints, `rollouts` that of the reference's answers; without
+    them runs leave no more than their outcomes.
     """
 
     kind: str
     policy: Policy
     data: Miniature
-    parts: Callable[[], presampling.Partition]
-    train: Mapping = field(default_factory=dict)
-    draw: Mapping = field(default_factory=dict)
+    stages: Stages
+    manifest: Mapping = field(default_factory=dict)
     work: Path | None = None
+    rollouts: Path | None = None
 
     def run(self, out, methods: Sequence[str], steps: int, seeds: Sequence[int], samples: int) -> pd.DataFrame:
         """The outcomes of all runs; what is in `out` is read, the rest is run."""
-        told = {"steps": steps, "samples": samples, "methods": list(methods), "seeds": list(seeds)}
-        told |= {"train": dict(self.train), "evaluate": dict(self.draw)} if self.train else {}
-        folder = claim(out, {"kind": self.kind, "weights": weights_digest(self.policy.model)} | told)
-        base = partial(evaluate, self.policy, self.data.task, self.data.test, samples=samples, **self.draw)
-        frames = [_once(folder / "base.parquet", base)]
-        parts = cache(self.parts)
+        asked = {"steps": steps, "samples": samples, "methods": list(methods), "seeds": list(seeds)}
+        weights = weights_digest(self.policy.model)
+        folder = claim(out, {"kind": self.kind, "weights": weights} | asked | dict(self.manifest))
+        evaluated = replace(self.stages.evaluate, samples=samples)
+        tables = [_once(folder / "base.parquet", partial(self._outcomes, Stages(evaluate=evaluated)))]
         for method in methods:
             for seed in seeds:
-                one = partial(self._one, folder, parts, method, steps, seed, samples)
-                frames.append(_once(folder / f"{method}-seed{seed}.parquet", one))
-        return pd.concat(frames, ignore_index=True)
+                train = replace(self.stages.train, method=method, steps=steps, seed=seed)
+                one = partial(self._trained, Stages(train=train, evaluate=evaluated), folder)
+                tables.append(_once(folder / f"{settings.run_name(seed, method)}.parquet", one))
+        return pd.concat(tables, ignore_index=True)
 
-    def _one(self, folder: Path, parts, method: str, steps: int, seed: int, samples: int) -> pd.DataFrame:
-        place = self.work and self.work / f"{method}-seed{seed}"
-        task, test = self.data.task, self.data.test
-        done = training.train(self.policy, task, self.data.train, parts(), method, steps, seed, place, **self.train)
-        if place:
-            write_whole(folder / f"{place.name}.jsonl", partial(shutil.copy, place / training.LOG))
-        return evaluate(done.policy, task, test, method, done.strength, seed, samples, **self.draw)
+    def _outcomes(self, stages: Stages, **calling) -> pd.DataFrame:
+        data, sets = self.data, problem_sets(self.data.task, self.data.test)
+        return pipeline.run(self.policy, stages, data.task, data.train, sets, **calling).outcomes[COLUMNS]
+
+    def _trained(self, stages: Stages, folder: Path) -> pd.DataFrame:
+        name = settings.run_name(stages.train.seed, stages.train.method)
+        if self.work is None:
+            return self._outcomes(stages, parts=self.parts)
+        table = self._outcomes(stages, parts=self.parts, out=self.work / name)
+        write_whole(folder / "partition.csv", lambda path: self.parts.summary().to_csv(path, index=False))
+        write_whole(folder / f"{name}.jsonl", partial(shutil.copy, self.work / name / training.LOG))
+        return table
+
+    @cached_property
+    def parts(self) -> Partition:
+        """The partition of the training problems; their answers are drawn once, if a run is missing."""
+        drawing = Stages(self.stages.presample, self.stages.partition)
+        return pipeline.run(self.policy, drawing, self.data.task, self.data.train, rollouts=self.rollouts).parts
 
 
-def _once(path: Path, compute) -> pd.DataFrame:
+def _once(path: Path, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     if not path.is_file():
         write_whole(path, lambda temporary: compute().to_parquet(temporary, index=False))
     return pd.read_parquet(path)
 
 
 def read_outcomes(folder: str | Path = FIRST_LOOK) -> pd.DataFrame:
-    """All outcomes tables of a folder as one. Raises `FileNotFoundError` where there are none."""
-    rank = {name: i for i, name in enumerate(["base", *METHODS])}
-    method = lambda path: path.stem.split("-seed")[0]
-    paths = sorted(Path(folder).glob("*.parquet"), key=lambda path: (rank.get(method(path), len(rank)), path.stem))
-    if not paths:
-        raise FileNotFoundError(
-            f"no outcomes (*.parquet) in {folder}; run notebook 06, or `dphrl experiment first-look`"
-        )
-    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    """As `pipeline.read_outcomes`, by default those that are shipped of the first look."""
+    return pipeline.read_outcomes(folder)
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,20 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from dphrl_lite import evaluation, models, presampling, tasks, training
+from dphrl_lite import models, tasks
 from dphrl_lite.engine import checkpoint
 from dphrl_lite.errors import lookup
 from dphrl_lite.evaluation import COLUMNS, EvaluateConfig, ProblemSet
 from dphrl_lite.models import DATA
 from dphrl_lite.objectives import METHODS
+from dphrl_lite.presampling import PartitionConfig, PresampleConfig
+from dphrl_lite.settings import run_name
+from dphrl_lite.study import pipeline
+from dphrl_lite.study.pipeline import OUTCOMES, RUNS, Result, Stages
 from dphrl_lite.tasks import Problem, Task, countdown, minisql
+from dphrl_lite.training import TrainConfig
 
 FRONTIER = DATA / "frontier"
-OUTCOMES, RUNS = "outcomes.parquet", "runs.parquet"
 TRIAL = ["domain", "method", "strength", "seed"]
 SEEDS, THRESHOLD = (0, 1, 2, 3, 4), 6
 CURVATURES = (0.03, 0.1, 0.3, 1.0, 3.0)  # eta f''(1): equal values are the fair first comparison of divergences
@@ -50,6 +54,7 @@ HELD_OUT = {
         "probe": {"sort": 100, "cd3": 100, "cd4": 100},
     },
 }
+DRAWING = PresampleConfig(problems_per_batch=16)
 DRAWN = {"validation": 64, "test": 64, "probe": 16}  # answers to each problem
 
 
@@ -97,8 +102,19 @@ class Trial:
     @property
     def name(self) -> str:
         """Its files' name."""
-        strength = "" if self.strength is None else f"-{self.strength:g}"
-        return f"{self.domain}-{self.method}{strength}-seed{self.seed}"
+        return run_name(self.seed, self.domain, self.method, self.strength)
+
+    def stages(self, **settings) -> Stages:
+        """Its settings of every stage; `settings` are further ones of training."""
+        evaluate = EvaluateConfig(greedy=False)
+        if self.method == "base":
+            return Stages(evaluate=evaluate)
+        variant = VARIANTS.get(self.method) or Variant(self.method)
+        chosen = {"strength": self.strength if variant.back is None else None} | SETTINGS[self.domain]
+        chosen |= {"seed": self.seed, "steps": variant.longer * SETTINGS[self.domain]["steps"]}
+        train = TrainConfig(variant.method, **chosen | dict(variant.train) | settings)
+        partition = PartitionConfig(**{"threshold": THRESHOLD} | dict(variant.partition))
+        return Stages(DRAWING, partition, train, evaluate, None if variant.back is None else self.strength)
 
 
 def strengths() -> dict[str, tuple]:
@@ -132,11 +148,11 @@ CLASS = [
 @cache
 def _sets(domain: str, split: str) -> list[ProblemSet]:
     """The held-out problems of a split; "probe" holds what reinforcement learning in this domain never trains."""
-    families = HELD_OUT[domain][split].items()
-    return [
-        ProblemSet(family, _task(family), _home(family).problems(family, count, "test" if split == "probe" else split))
-        for family, count in families
-    ]
+    source, sets = "test" if split == "probe" else split, []
+    for family, count in HELD_OUT[domain][split].items():
+        problems = _home(family).problems(family, count, source)
+        sets.append(ProblemSet(family, _task(family), problems, split != "probe", split, DRAWN[split]))
+    return sets
 
 
 def _home(family: str):
@@ -154,57 +170,32 @@ def training_problems(domain: str) -> list[Problem]:
     return [p for family, count in TRAINED[domain].items() for p in _home(family).problems(family, count)]
 
 
-def prepare(domain: str, folder: Path, progress: bool = False) -> pd.DataFrame:
-    """The reference's answers to the training problems of a domain, drawn once and kept in `folder`."""
-    where = {"out": folder / f"presampling-{domain}", "problems_per_batch": 16}
-    where["progress"] = progress and f"pre-sampling {domain}"
-    return presampling.sample(models.load("tiny"), _trained_task(domain), training_problems(domain), **where)
-
-
-def _trained_task(domain: str) -> Task:
-    return _task(next(iter(TRAINED[domain])))
-
-
 def run_trial(trial: Trial, folder: Path):
     """Train and evaluate; writes the run's cost and then its outcomes."""
-    policy, steps = _trained(trial, folder, progress=False)
-    tables = [_evaluated(policy, trial.domain, split) for split in DRAWN]
-    table = pd.concat(tables, ignore_index=True).assign(**asdict(trial)).astype({"strength": float})
+    sets = [part for split in DRAWN for part in _sets(trial.domain, split)]
+    result = _run(trial.domain, trial.stages(), folder, sets)
+    table = _labelled(result, trial)
     entropy = float(table.loc[table["split"] == "test", "entropy"].mean())
-    text = json.dumps(asdict(trial) | _cost(steps) | {"entropy": entropy})
+    text = json.dumps(asdict(trial) | _cost(result) | {"entropy": entropy})
     checkpoint.write_whole(folder / f"{trial.name}.json", lambda path: path.write_text(text))
     checkpoint.write_whole(folder / f"{trial.name}.parquet", lambda path: table[COLUMNS].to_parquet(path, index=False))
 
 
-def _trained(trial: Trial, folder: Path, **more) -> tuple[models.Policy, list[dict]]:
-    """The policy after a trial's training, and the log; `more` are further arguments of `training.train`."""
-    policy = models.load("tiny")
-    if trial.method == "base":
-        return policy, []
-    variant = VARIANTS.get(trial.method) or Variant(trial.method)
-    rollouts = prepare(trial.domain, folder, more["progress"])
-    parts = presampling.partition(rollouts, **{"threshold": THRESHOLD} | variant.partition)
-    settings = {"strength": trial.strength if variant.back is None else None, "in_place": True}
-    settings |= SETTINGS[trial.domain] | dict(variant.train) | {"seed": trial.seed}
-    settings = settings | {"steps": variant.longer * settings["steps"]} | more
-    data = _trained_task(trial.domain), training_problems(trial.domain), parts
-    log = training.train(policy, *data, variant.method, **settings).log.to_dict("records")
-    if variant.back is not None:
-        models.interpolate(policy, 1 - trial.strength, models.load("tiny"))
-    return policy, log
+def _run(domain: str, stages: Stages, folder: Path, sets: Sequence[ProblemSet] = (), progress: bool = False) -> Result:
+    """The pipeline in a domain; the reference's answers to its training problems are drawn once, into `folder`."""
+    task, problems = _task(next(iter(TRAINED[domain]))), training_problems(domain)
+    rollouts = folder / f"presampling-{domain}"
+    return pipeline.run(models.load("tiny"), stages, task, problems, sets, rollouts=rollouts, progress=progress)
 
 
-def _evaluated(policy, domain: str, split: str, count: int | None = None, progress: bool = False) -> pd.DataFrame:
-    config = EvaluateConfig(samples=DRAWN[split], greedy=False)
-    sets = [replace(some, problems=some.problems[:count]) for some in _sets(domain, split)]
-    tables = [evaluation.outcomes(policy, some, config, progress=progress) for some in sets]
-    return pd.concat(tables, ignore_index=True).assign(split=split)
+def _labelled(result: Result, trial: Trial) -> pd.DataFrame:
+    return result.outcomes.assign(**asdict(trial)).astype({"strength": float})
 
 
-def place(
+def own_run(
     method: str,
     strength: float | None = None,
-    folder: str | Path = "runs/place",
+    folder: str | Path = "runs/own",
     domain: str = "countdown",
     split: str = "test",
     steps: int | None = None,
@@ -212,10 +203,10 @@ def place(
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """One run beside the sweep: any method, a registered divergence's too, trained and evaluated as a trial is.
+    """One more run of any method, a registered divergence's too, trained and evaluated as the sweep's trials are.
 
-    Training problems, settings, seeds and held-out problems are `run_trial`'s, so that the rows may stand beside those of
-    the sweep, problem by problem (`conclusions.beside`).
+    Training problems, settings, seeds and held-out problems are `run_trial`'s, so that the rows may be compared with those
+    of the sweep, problem by problem (`conclusions.beside`).
 
     Args:
         method: a name of `METHODS` or of `VARIANTS`.
@@ -230,23 +221,22 @@ def place(
     Returns:
         An outcomes table, as `run_trial` writes.
     """
-    known = VARIANTS.get(method) or Variant(lookup(METHODS, "method", method).name)
+    variant = VARIANTS.get(method) or Variant(lookup(METHODS, "method", method).name)
     lookup(TRAINED, "domain", domain)
     lookup(DRAWN, "split", split)
-    own = METHODS[known.method]
-    usual = known.back if known.back is not None else None if own.penalty == "none" else own.strength
-    strength = usual if usual is None or strength is None else float(strength)
-    trial, more = Trial(domain, method, strength, seed), {} if steps is None else {"steps": steps}
-    policy, _ = _trained(trial, Path(folder), progress=progress, **more)
-    table = _evaluated(policy, domain, split, problems, progress)
-    return table.assign(**asdict(trial)).astype({"strength": float})[COLUMNS]
+    own = METHODS[variant.method]
+    usual = variant.back if variant.back is not None else None if own.penalty == "none" else own.strength
+    trial = Trial(domain, method, usual if usual is None or strength is None else float(strength), seed)
+    sets = [replace(part, problems=part.problems[:problems]) for part in _sets(domain, split)]
+    stages = trial.stages(**{} if steps is None else {"steps": steps})
+    return _labelled(_run(domain, stages, Path(folder), sets, progress), trial)[COLUMNS]
 
 
-def _cost(steps: list[dict]) -> dict:
+def _cost(result: Result) -> dict:
     """Sums over a run's steps; `reward` and `penalty` are means over the last ten."""
-    log = pd.DataFrame(steps)
-    if log.empty:
+    if result.training is None:
         return {}
+    log = result.training.log
     total = log[["seconds", "tokens", "tokens_trained", "reference_forwards"]].sum().to_dict()
     return total | log[["reward", "penalty"]].astype(float).tail(10).mean().dropna().to_dict()
 
@@ -268,13 +258,13 @@ def sweep(
     Returns:
         How many trials are still missing.
     """
-    told = {"kind": "frontier", "threshold": THRESHOLD, "trained": TRAINED, "settings": SETTINGS}
-    told |= {"held_out": HELD_OUT, "drawn": DRAWN}
-    told |= {"weights": checkpoint.weights_digest(models.load("tiny").model), "versions": checkpoint.versions()}
-    folder, until = checkpoint.claim(folder, told), time.time() + 60 * (np.inf if minutes is None else minutes)
+    manifest = {"kind": "frontier", "threshold": THRESHOLD, "trained": TRAINED, "settings": SETTINGS}
+    manifest |= {"held_out": HELD_OUT, "drawn": DRAWN, "versions": checkpoint.versions()}
+    manifest |= {"weights": checkpoint.weights_digest(models.load("tiny").model)}
+    folder, until = checkpoint.claim(folder, manifest), time.time() + 60 * (np.inf if minutes is None else minutes)
     domains = dict.fromkeys(trial.domain for trial in wanted)
-    for domain in domains:
-        prepare(domain, folder, progress=True)
+    for domain in domains:  # before trials do at once
+        _run(domain, Stages(DRAWING), folder, progress=True)
     wanted = [Trial(domain, "base", None, 0) for domain in domains] + list(wanted)
     done = _done(folder)
     missing = [trial for trial in wanted if trial.name not in done]
@@ -362,7 +352,5 @@ def read(folder: str | Path = FRONTIER) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The outcomes and the costs of a sweep's runs. Raises `FileNotFoundError` where there are none."""
     folder = Path(folder)
     if not (folder / OUTCOMES).is_file():
-        raise FileNotFoundError(
-            f"no outcomes.parquet in {folder}; run `dphrl experiment frontier --out {folder}` first"
-        )
-    return pd.read_parquet(folder / OUTCOMES), pd.read_parquet(folder / RUNS)
+        raise FileNotFoundError(f"no {OUTCOMES} in {folder}; run `dphrl experiment frontier --out {folder}` first")
+    return pipeline.read_outcomes(folder), pd.read_parquet(folder / RUNS)

@@ -134,7 +134,7 @@ def test_a_twin_shares_the_tensors_and_learns_nothing(tiny):
 
 
 def test_the_recipe_for_fsdp_is_read():
-    recipe, config = settings.parse(["--config", "recipes/paper_math_32b_fsdp.yaml"], "train", training.TrainConfig)
+    recipe, config = settings.load("recipes/paper_math_32b_fsdp.yaml", training.TrainConfig)
     profile = models.PROFILES[recipe.model]
     assert (profile.nf4, profile.lora_rank > 0, recipe.task, config.method) == (False, True, "math", "dph-js")
 

@@ -243,7 +243,7 @@ def few_problems(monkeypatch):
 def test_the_capstone_from_a_formula_to_a_place_on_the_front(registry, shipped, tmp_path, few_problems):
     mine = registry(divergences.Divergence("mine", lambda d: -torch.log(0.1 + 0.9 * torch.exp(d)), label="mine"))
     where = {"steps": 1, "problems": 6, "progress": False}
-    tables = [frontier.place("dph-mine", s, tmp_path, **where) for s in (None, 0.5)]
+    tables = [frontier.own_run("dph-mine", s, tmp_path, **where) for s in (None, 0.5)]
     placed = pd.concat(tables)
     assert set(placed["strength"]) == {round(1 / mine.curvature, 2), 0.5} and len(placed) == 2 * 2 * 6
     together = conclusions.beside(shipped, placed)

@@ -8,8 +8,10 @@ import pytest
 
 from dphrl_lite import settings
 from dphrl_lite.engine.checkpoint import OtherRunError, read_manifest
-from dphrl_lite.presampling import PartitionConfig
-from dphrl_lite.study import experiments
+from dphrl_lite.evaluation import EvaluateConfig
+from dphrl_lite.presampling import PartitionConfig, PresampleConfig
+from dphrl_lite.study import experiments, pipeline
+from dphrl_lite.study.pipeline import Stages
 from dphrl_lite.tasks import arithmetic
 from dphrl_lite.tasks.countdown import split_of
 from dphrl_lite.training import TrainConfig
@@ -73,7 +75,7 @@ def test_first_look_runs_resumes_and_refuses_other_settings(tmp_path, monkeypatc
     settings = {"out": tmp_path / "look", "steps": 1, "seeds": [0], "samples": 4}
     table = experiments.first_look(**settings)
     assert table["method"].unique().tolist() == ["base", "grpo", "grpo-exp", "dph-js"]
-    monkeypatch.setattr(experiments.training, "train", None)  # nothing may be trained again
+    monkeypatch.setattr(pipeline.training, "train", None)  # nothing may be trained again
     assert experiments.first_look(**settings).equals(table)
     assert experiments.read_outcomes(tmp_path / "look").equals(table)
     with pytest.raises(OtherRunError, match="steps"):
@@ -98,22 +100,25 @@ def test_the_shipped_outcomes_show_the_robust_facts():
         assert min(at_1["grpo"], at_1["dph-js"]) > at_1["base"]
 
 
-def test_a_comparison_goes_on_from_the_checkpoints_of_its_runs(tiny, countdown, few_problems, parts, tmp_path):
+def test_a_comparison_goes_on_from_the_checkpoints_of_its_runs(tiny, countdown, few_problems, tmp_path):
     data = experiments.Miniature(countdown, few_problems, {"cd3": few_problems[:3]})
-    few = {"problems_per_step": 4, "samples": 4, "rehearsal_per_step": 8}
-    comparison = experiments.Comparison(
-        "a test", tiny, data, lambda: parts, few, {"max_new_tokens": 6}, tmp_path / "work"
-    )
-    first = comparison.run(tmp_path / "kept", ["dph-js"], 2, [3], 4)
-    log = (tmp_path / "kept" / "dph-js-seed3.jsonl").read_bytes()
+    train = TrainConfig("grpo", problems_per_step=4, samples=4, rehearsal_per_step=8)
+    evaluate = EvaluateConfig(greedy=False, max_new_tokens=6)
+    stages = Stages(PresampleConfig(), PartitionConfig(), train, evaluate)
+    folders = {"work": tmp_path / "work", "rollouts": tmp_path / "work" / "presampling"}
+    comparison = experiments.Comparison("a test", tiny, data, stages, {"train": {"samples": 4}}, **folders)
+    out = tmp_path / "outcomes"
+    first = comparison.run(out, ["dph-js"], 2, [3], 4)
+    log = (out / "dph-js-seed3.jsonl").read_bytes()
     assert log == (tmp_path / "work" / "dph-js-seed3" / "log.jsonl").read_bytes()
     assert len(log.splitlines()) == 2
-    for path in (tmp_path / "kept").glob("dph-js*"):
+    assert pd.read_csv(out / "partition.csv")["problems"].sum() == len(few_problems)
+    for path in out.glob("dph-js*"):
         path.unlink()
-    assert comparison.run(tmp_path / "kept", ["dph-js"], 2, [3], 4).equals(first)
-    assert (tmp_path / "kept" / "dph-js-seed3.jsonl").read_bytes() == log  # its seconds, too: nothing was trained again
+    assert comparison.run(out, ["dph-js"], 2, [3], 4).equals(first)
+    assert (out / "dph-js-seed3.jsonl").read_bytes() == log  # its seconds, too: nothing was trained again
     with pytest.raises(OtherRunError, match="samples"):
-        replace(comparison, train=few | {"samples": 8}).run(tmp_path / "kept", ["dph-js"], 2, [3], 4)
+        replace(comparison, manifest={"train": {"samples": 8}}).run(out, ["dph-js"], 2, [3], 4)
 
 
 def test_the_shipped_multiplication_is_on_the_held_out_problems_of_the_generator():
@@ -134,8 +139,7 @@ def test_the_shipped_multiplication_is_on_the_held_out_problems_of_the_generator
 
 
 def test_the_shipped_multiplication_was_run_with_the_recipe_as_it_stands():
-    argv = ["--config", str(experiments.RECIPES / "small_multiplication.yaml")]
-    _, _, config = settings.parse(argv, "train", PartitionConfig, TrainConfig)
+    _, config = settings.load(experiments.RECIPES / "small_multiplication.yaml", TrainConfig)
     manifest = read_manifest(experiments.MULTIPLICATION)
     asked = asdict(config)
     assert manifest["steps"] == asked["steps"]

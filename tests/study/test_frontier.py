@@ -3,9 +3,10 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from dphrl_lite import evaluation, models
+from dphrl_lite import evaluation
 from dphrl_lite.engine.checkpoint import OtherRunError
 from dphrl_lite.study import conclusions, frontier
 from dphrl_lite.study.frontier import CLASS, HELD_OUT, IDEAS, TRAINED, Trial, strengths, trials
@@ -143,28 +144,29 @@ def test_grpo_collapses_and_rehearsal_holds(small, tmp_path, monkeypatch):
 
 def test_a_strength_that_goes_back_lies_between_the_trained_and_the_untouched_model(small, tmp_path):
     settings = {"folder": tmp_path, "split": "validation", "progress": False, "steps": 3, "seed": 1}
-    drawn = lambda *run: frontier.place(*run, **settings)["c"].tolist()
-    untouched = frontier._evaluated(models.load("tiny"), "countdown", "validation")["c"].tolist()
+    drawn = lambda *run: frontier.own_run(*run, **settings)["c"].tolist()
+    frontier.run_trial(Trial("countdown", "base", None, 0), tmp_path)
+    untouched = pd.read_parquet(tmp_path / "countdown-base-seed0.parquet").query("split == 'validation'")["c"].tolist()
     assert drawn("grpo+wise", 1.0) == untouched
     assert drawn("grpo+wise", 0.0) == drawn("grpo") != untouched
-    assert set(frontier.place("grpo+wise", **settings)["strength"]) == {0.5}
-    _, log = frontier._trained(Trial("countdown", "grpo+wise+4x", 0.6, 0), tmp_path, progress=False)
-    assert len(log) == 4 * frontier.SETTINGS["countdown"]["steps"]
+    assert set(frontier.own_run("grpo+wise", **settings)["strength"]) == {0.5}
+    stages = Trial("countdown", "grpo+wise+4x", 0.6, 0).stages()
+    assert (stages.train.steps, stages.back) == (4 * frontier.SETTINGS["countdown"]["steps"], 0.6)
 
 
-def test_a_placed_run_is_that_of_the_sweep(small, tmp_path):
+def test_an_own_run_is_that_of_the_sweep(small, tmp_path):
     frontier.run_trial(Trial("countdown", "dph-f+balanced", 0.3, 1), tmp_path)
     frontier.collect(tmp_path)
     table, _ = frontier.read(tmp_path)
-    kept = table[table["split"] == "test"].reset_index(drop=True)
-    placed = frontier.place("dph-f+balanced", 0.3, tmp_path / "own", seed=1, progress=False)
-    assert placed["c"].tolist() == kept["c"].tolist() and placed["problem"].tolist() == kept["problem"].tolist()
-    fewer = frontier.place("grpo", None, tmp_path / "own", split="validation", problems=2, steps=1, progress=False)
+    swept = table[table["split"] == "test"].reset_index(drop=True)
+    own = frontier.own_run("dph-f+balanced", 0.3, tmp_path / "own", seed=1, progress=False)
+    assert own["c"].tolist() == swept["c"].tolist() and own["problem"].tolist() == swept["problem"].tolist()
+    fewer = frontier.own_run("grpo", None, tmp_path / "own", split="validation", problems=2, steps=1, progress=False)
     assert len(fewer) == 2 and set(fewer["split"]) == {"validation"} and fewer["strength"].isna().all()
 
 
 @pytest.mark.parametrize("wrong", [{"method": "ppo"}, {"domain": "math"}, {"split": "train"}])
-def test_a_run_that_cannot_be_placed_says_so_before_anything_runs(tmp_path, wrong):
+def test_an_own_run_that_cannot_be_says_so_before_anything_runs(tmp_path, wrong):
     with pytest.raises(ValueError, match="expected one of"):
-        frontier.place(**({"method": "grpo", "folder": tmp_path / "x"} | wrong))
+        frontier.own_run(**({"method": "grpo", "folder": tmp_path / "x"} | wrong))
     assert not (tmp_path / "x").exists()

@@ -1,0 +1,229 @@
+"""What the subcommands of `dphrl` do. The fields of each class, and of the settings that it holds, are its flags.
+
+Holds no logic of its own: the stages are `study.pipeline`'s. Loading this takes torch, and seconds: `cli` reads the flags' help
+from the source instead.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tyro.conf import Positional
+
+from dphrl_lite import evaluation, models, presampling, settings
+from dphrl_lite.engine import checkpoint, sharding
+from dphrl_lite.evaluation import EvaluateConfig
+from dphrl_lite.presampling import PartitionConfig, PresampleConfig
+from dphrl_lite.settings import Recipe
+from dphrl_lite.study import pipeline
+from dphrl_lite.study.pipeline import Stages
+from dphrl_lite.training import TrainConfig
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process of several does; no part of a recipe."""
+
+    shard: str | None = None  # i/n, as in 0/4: compute every n-th shard from the i-th on, with others in `out`
+
+    def pair(self) -> tuple[int, int] | None:
+        """`shard` as two numbers; under `accelerate launch` each process has its own. None: there is only one."""
+        launched = int(os.environ.get("WORLD_SIZE", 1))
+        if self.shard is None:
+            return (int(os.environ["RANK"]), launched) if launched > 1 else None
+        i, _, n = self.shard.partition("/")
+        if not (i.isdecimal() and n.isdecimal()):
+            raise ValueError(f"--shard must look like 0/4, the first of four shares; got {self.shard!r}")
+        return int(i), int(n)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """An answer to what is said of this machine before anything is loaded; no part of a recipe."""
+
+    anyway: bool = False  # go on although there is no GPU for the model, or the memory table says that it will not fit
+
+    def check_device(self, name: str):
+        """Raise `ValueError` where a profile of billions of parameters would have to compute without a GPU."""
+        profile = models.PROFILES.get(name)
+        if profile and profile.sizes and not self.anyway and not torch.cuda.is_available():
+            raise ValueError(
+                f"{name} ({profile.summary}) needs a CUDA GPU, and torch sees none here. Use a machine with one, try --model "
+                "tiny or --model small, or go on with --anyway; `dphrl doctor` says what runs here"
+            )
+
+    def check_memory(self, recipe: Recipe, config: TrainConfig, problems, training: bool = True):
+        """Print what will be needed of memory before anything is loaded; of several processes the main one, for itself."""
+        from dphrl_lite.scale import memory
+
+        alone = (
+            int(os.environ.get("WORLD_SIZE", 1)) == 1
+        )  # several share the weights, or a machine: the table is a hint
+        text = memory.check(recipe.model, config, problems, training, recipe.nf4, self.anyway or not alone)
+        if os.environ.get("RANK", "0") == "0":
+            print(text if alone else f"{text}\n(of one process, without sharding)", file=sys.stderr)
+
+
+def is_shown() -> bool:
+    """Whether this process shows progress bars: of several on one machine, the first."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+@dataclass(frozen=True)
+class Presample:
+    """Sample the reference, verify, and print how the problems fall."""
+
+    recipe: Recipe
+    presample: PresampleConfig
+    partition: PartitionConfig
+    share: Share
+    machine: Machine
+
+    def __call__(self):
+        """Run it."""
+        self.machine.check_device(self.recipe.model)
+        task, problems, drawing = self.recipe.load_task(), self.recipe.load_problems(), self.presample
+        shard, folder = self.share.pair(), self.recipe.presampling
+        presampling.partition_counts(drawing.samples, [0], self.partition.threshold)  # refuses an impossible one now
+        shape = {"problems_per_step": drawing.problems_per_batch, "max_new_tokens": drawing.max_new_tokens}
+        shape = TrainConfig("grpo", samples=max(2, drawing.samples), **shape)
+        self.machine.check_memory(self.recipe, shape, problems, training=False)
+        policy, stages = models.load(self.recipe.model, nf4=self.recipe.nf4), Stages(drawing, self.partition)
+        result = pipeline.run(policy, stages, task, problems, rollouts=folder, shard=shard, progress=is_shown())
+        print(f"{len(result.rollouts)} completions in {folder}")
+        if result.parts:  # of several shares, whichever ends last
+            print(result.parts.summary().to_string(index=False))
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train on the rollouts that `presample` wrote for the same recipe; save the policy and print the last step's metrics.
+
+    `accelerate launch --multi_gpu --num_processes 2 -m dphrl_lite.cli train ...` runs it on two GPUs, or without any on two
+    processes of the CPU.
+    """
+
+    recipe: Recipe
+    partition: PartitionConfig
+    train: TrainConfig
+    machine: Machine
+
+    def __call__(self):
+        """Run it."""
+        self.machine.check_device(self.recipe.model)
+        task, problems, rollouts = self.recipe.load_task(), self.recipe.load_problems(), self.recipe.presampling
+        presampling.read_manifest(rollouts)  # refuses what was not pre-sampled now
+        config, folder = self.recipe.run(self.train)
+        self.machine.check_memory(self.recipe, config, problems)
+        policy = models.load(self.recipe.model, nf4=self.recipe.nf4, device=sharding.load_device())
+        stages = Stages(partition=self.partition, train=config)
+        result = pipeline.run(policy, stages, task, problems, rollouts=rollouts, out=folder, in_place=True)
+        if os.environ.get("RANK", "0") == "0":
+            self._save(result, folder)
+
+    def _save(self, result: pipeline.Result, folder: Path):
+        from dphrl_lite.study import export
+
+        log = result.training.log
+        policy = folder / f"policy-{len(log):06d}"
+        if not policy.exists():
+            facts = export.facts(folder, self.recipe.presampling, self.recipe.problems, result.parts)
+            checkpoint.write_whole(policy, lambda path: export.save(result.policy, path, *facts))
+        last = log.iloc[-1].dropna().map("{:.6g}".format)
+        print(f"{folder}, step {len(log)}:\n{last.to_string()}\npolicy: {policy}")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Sample a policy on the recipe's problem sets; print Pass@k, and what has changed since another evaluation."""
+
+    recipe: Recipe
+    evaluate: EvaluateConfig
+    share: Share
+    machine: Machine
+    policy: str | None = None  # folder (or hub id) of a trained policy; None: the recipe's model, untrained
+    against: str | None = (
+        None  # folder of the evaluation to compare with; None: the untrained model's, where it is there
+    )
+
+    def __call__(self):
+        """Run it."""
+        self.machine.check_device(self.recipe.model)
+        sets, shard = settings.problem_sets(self.evaluate, self.recipe.skipped), self.share.pair()
+        folder, names = self.recipe.evaluation(self.policy)
+        base = self._base()
+        policy, stages = (
+            models.load(self.policy or self.recipe.model, nf4=self.recipe.nf4),
+            Stages(evaluate=self.evaluate),
+        )
+        calling = {"evaluation_out": folder, "shard": shard, "progress": is_shown()}
+        table = pipeline.run(policy, stages, sets=sets, **calling, **names).outcomes
+        if table is None:
+            print(f"this share is in {folder}; the one that ends last prints the tables")
+            return
+        report = evaluation.report(table, self.evaluate, base)
+        checkpoint.write_whole(folder / "report.md", lambda path: path.write_text(report))
+        print(f"{folder}: {report}")
+        if self.policy:
+            from dphrl_lite.study import export
+
+            export.add_scores(self.policy, report)
+
+    def _base(self):
+        """The outcomes to compare with, if there are any."""
+        untrained = self.recipe.evaluation(None)[0]
+        folder = self.against or (untrained if self.policy and any(untrained.glob("*.parquet")) else None)
+        return pipeline.read_outcomes(folder) if folder else None
+
+
+@dataclass(frozen=True)
+class Export:
+    """Merge a trained adapter into its base model."""
+
+    policy: str  # folder of the adapter, as `dphrl train` saves it
+    out: str  # a new folder for the merged model
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None  # of the merged weights; None: as the base is stored
+
+    def __call__(self):
+        """Run it."""
+        from dphrl_lite.study import export
+
+        merged = export.merge(self.policy, self.out, self.dtype and getattr(torch, self.dtype))
+        print(f"{self.out}: {merged.num_parameters():,} parameters in {merged.dtype}")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Print what a shipped comparison says, or run one into a folder; what is there already is read.
+
+    first-look: the tiny model on countdown; multiplication: the small language model; base, GRPO and DPH-JS. frontier: every
+    method and strength on countdown and SQL; frontier-class: five of those runs.
+    """
+
+    name: Positional[Literal["first-look", "multiplication", "frontier", "frontier-class"]]  # which comparison
+    out: str | None = None  # folder in which everything is run; None: read the shipped outcomes
+    steps: int | None = None  # training steps of each run (60; 15)
+    seeds: list[int] | None = None  # training seeds (0 1 2; 0; 0 1 2 3 4)
+    domains: list[str] | None = None  # of the frontier: countdown, sql (both)
+    methods: list[str] | None = None  # of the frontier (all)
+    minutes: float | None = None  # begin no run after so many; the same command goes on (no limit)
+    processes: int | None = None  # runs at once (one per core)
+
+    def __call__(self):
+        """Run it."""
+        from dphrl_lite.study import experiments
+
+        experiment = experiments.EXPERIMENTS[self.name]
+        asked = {name: x for name, x in vars(self).items() if x is not None and name not in ("name", "out")}
+        if foreign := sorted(set(asked) - set(experiment.flags)):
+            raise ValueError(f"{self.name} has no setting {', '.join(foreign)}; it has {', '.join(experiment.flags)}")
+        if asked and not self.out:
+            raise ValueError(f"{', '.join(asked)} decide a new comparison: give it a folder with --out")
+        if not (self.out or experiment.shipped):
+            raise ValueError(f"no runs of {self.name} are shipped: give it a folder with --out, and it is run there")
+        if self.out:
+            experiment.run(self.out, **asked)
+        print(experiment.report(self.out or experiment.shipped))
