@@ -64,3 +64,17 @@ def hours(parts: Mapping[str, float], peak: float, busy: float, busy_sampling: f
     """
     share = {part: busy_sampling if part == "sampling" else busy for part in parts}
     return {part: count / (peak * share[part]) / 3600 for part, count in parts.items()}
+
+
+def run_hours(
+    method: str,
+    batch: Batch,
+    billions: float,
+    steps: int,
+    training: str,
+    peak: float,
+    busy: float,
+    busy_sampling: float,
+) -> dict[str, float]:
+    """GPU-hours by part of a run of `steps` with so many billion weights, on a GPU of `peak` TFLOP/s; the rest as above."""
+    return hours(flops(method, steps * billions * 1e9, batch, training), peak * 1e12, busy, busy_sampling)
