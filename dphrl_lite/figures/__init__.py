@@ -4,7 +4,6 @@ No widgets here and no training; arithmetic beyond counting and axis limits belo
 """
 
 # ruff: noqa: F401
-from dphrl_lite.figures import _startup
 from dphrl_lite.figures.analysis import (
     cover_curves,
     diversity,

@@ -633,7 +633,7 @@ def test_every_name_is_there_and_a_wrong_one_is_told():
     ("code", "others"),
     [
         ("from dphrl_lite import widgets", {"torch", "plotly", "ipywidgets", "pandas"}),
-        ("from dphrl_lite import widgets; widgets.mass_explorer()", {"transformers", "sqlglot", "jsonschema"}),
+        ("from dphrl_lite import widgets; widgets.mass_explorer()", {"transformers", "sqlglot"}),
     ],
 )
 def test_a_widget_loads_what_it_needs_alone(code, others):
