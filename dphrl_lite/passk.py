@@ -236,6 +236,12 @@ class Outcomes:
         return (self.c / self.n >= taus[..., None]).mean(-1)[()]
 
 
+def powers(outcomes: Iterable[Outcomes]) -> list[int]:
+    """The powers of two up to the fewest samples of a problem: the k that all of these can be asked for."""
+    fewest = min(int(out.n.min()) for out in outcomes)
+    return [2**i for i in range(fewest.bit_length())]
+
+
 @lru_cache(maxsize=4)
 def bootstrap_weights(problems: int, resamples: int, seed: int) -> np.ndarray:
     """`[problems, resamples]`: the share of a resample that each problem makes up. Kept, because every k uses the same."""

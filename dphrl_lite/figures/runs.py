@@ -142,6 +142,7 @@ def _add_crossing(figure: go.Figure, name: str, k: int | None, out: Outcomes, hu
     if k is not None:
         marker = {"symbol": "x", "size": 13, "color": hue, "line": {"color": "white", "width": 1.5}}
         look = {"mode": "markers", "marker": marker, "legendgroup": name, "showlegend": False}
+        look["name"] = f"{name}, below from k = {k}"
         look["hovertemplate"] = f"crosses at k = %{{x}}<extra>{name}</extra>"
         figure.add_scatter(x=[k], y=[passk.pass_at_k(out.n, out.c, k).mean()], **look)
 

@@ -4,6 +4,7 @@ simplex, and the optimum of reward against penalty. Float64, no sampling.
 The target plays the reference q, what is fitted or moved the policy p, as everywhere in the kit.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -92,7 +93,7 @@ def fit_gaussian(divergence: Divergence, target: Tensor) -> Fit:
     for finer in (False, True):
         mean, width = (axis.flatten() for axis in torch.meshgrid(means, log_widths.exp(), indexing="ij"))
         values = divergence.exact(gaussian(mean, width).clamp(min=1e-300), target)
-        best = values.argmin()
+        best = values.round(decimals=12).argmin()  # of equal ones the left, whatever a CPU makes of the last bits
         if not finer:
             means, log_widths = _around(means, mean[best]), _around(log_widths, width[best].log())
     return Fit(mean[best].item(), width[best].item(), values[best].item())
@@ -138,6 +139,23 @@ def simplex_flow(divergence: Divergence, reference: Tensor, starts: Tensor, time
             logits, now = _downhill(divergence, reference, logits, step), now + step
         path.append(torch.softmax(logits, -1))
     return torch.stack(path)
+
+
+def corner_flows(penalties: Mapping[str, Divergence], first: float, until: float) -> tuple[dict[str, Tensor], Tensor]:
+    """`simplex_flow` of each penalty on the triangle of three answers, from three policies that give one of them nearly alone.
+
+    Args:
+        penalties: name -> divergence.
+        first: the reference's share of the first answer; of the rest the second has two thirds.
+        until: the flows are recorded at times 0, 1, ... up to this one.
+
+    Returns:
+        name -> flow `[T, 3, 3]`, and the reference `[3]`.
+    """
+    reference = torch.tensor([first, 2 * (1 - first) / 3, (1 - first) / 3], dtype=torch.float64)
+    starts = 0.97 * torch.eye(3, dtype=torch.float64) + 0.01
+    times = torch.arange(int(until) + 1, dtype=torch.float64)
+    return {name: simplex_flow(penalty, reference, starts, times) for name, penalty in penalties.items()}, reference
 
 
 def _downhill(divergence: Divergence, q: Tensor, logits: Tensor, step: float) -> Tensor:

@@ -95,3 +95,10 @@ def worst(plans: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         phase = memory.peak_gb(plan).idxmax()
         rows.append({"phase": phase} | plan[plan[phase]].groupby("part", sort=False)["gb"].sum().to_dict())
     return pd.DataFrame(rows, index=pd.Index(list(plans), name="trick")).fillna(0.0)
+
+
+@lru_cache(maxsize=64)  # a slider asks for the same plans again and again
+def peaks(size: str, rank: int, rows: int, length: int) -> pd.DataFrame:
+    """`worst` of the `ladder` with so many rows of `length` tokens at once, a quarter of each the prompt."""
+    prompt = length // 4
+    return worst(ladder(size, rank, prompt, microbatch_tokens=rows * length, max_new_tokens=length - prompt))

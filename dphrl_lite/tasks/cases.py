@@ -7,7 +7,7 @@ the repository (`../shared/data`), those are taken. Not here: verifying itself, 
 import json
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -103,6 +103,23 @@ def preview(database: Path, sql: str, rows: int = 100, seconds: float = 1.0) -> 
             return pd.DataFrame(cursor.fetchmany(rows), columns=[name for name, *_ in cursor.description or ()])
     except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, MemoryError) as error:
         return str(error)
+
+
+def results(question: Problem, query: str, databases: Sequence[Path]) -> list[tuple[str, pd.DataFrame | str]]:
+    """What the gold query and `query` return on each of the folders of databases: label, and `preview`."""
+    queries = {"gold query": question.answer, "your query": query}
+    paths = [folder / f"{question.meta['db_id']}.sqlite" for folder in databases]
+    pairs = [(who, i, sql, path) for i, path in enumerate(paths, 1) for who, sql in queries.items()]
+    return [(f"{who}, database {i}", preview(path, sql)) for who, i, sql, path in pairs]
+
+
+def suggestions(question: Problem) -> dict[str, str]:
+    """Queries to try on a shipped question: label -> SQL, right ones, typical mistakes, and one that was learnt by heart."""
+    queries = {"the gold query": question.answer}
+    queries |= {f"in other words, {i}": sql for i, sql in enumerate(question.meta["also_right"], 1)}
+    queries |= {f"a typical mistake, {i}": sql for i, sql in enumerate(question.meta["wrong"], 1)}
+    database = DATABASES[0] / f"{question.meta['db_id']}.sqlite"
+    return queries | {"learnt by heart": memorised(database, question.answer)}
 
 
 def memorised(database: Path, sql: str) -> str:

@@ -120,10 +120,15 @@ class Live(ipywidgets.VBox):
             control.observe(self.redraw, names="value")
         self.redraw()
 
+    @property
+    def values(self) -> dict:
+        """The controls' present values by name."""
+        return {name: control.value for name, control in self.controls.items()}
+
     def redraw(self, _change=None):
-        """Build the figures from the controls' present values and show them in place of the old ones."""
-        built = self._build(**{name: control.value for name, control in self.controls.items()})
-        self.figures = list(built) if isinstance(built, (list, tuple)) else [built]
+        """Build the figures from the controls' values and show them in place of the old ones."""
+        figures = self._build(**self.values)
+        self.figures = list(figures) if isinstance(figures, (list, tuple)) else [figures]
         if [isinstance(plot, Plot) for plot in self.plots.children] != [not isinstance(f, str) for f in self.figures]:
             # a second figure follows when the hand rests, so that the first keeps up with it
             new = lambda figure, wait: ipywidgets.HTML(figure) if isinstance(figure, str) else Plot(figure, wait)

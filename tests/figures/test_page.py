@@ -13,8 +13,8 @@ import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
 
-from dphrl_lite import figures, widgets
-from dphrl_lite.figures import page, style
+from dphrl_lite import figures
+from dphrl_lite.figures import page, rollouts, style
 from dphrl_lite.lab import estimators, toys, worlds
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -192,4 +192,4 @@ def test_coloured_words_can_be_read():
     told += figures.verdict_table(pd.DataFrame({"correct": [True, False]})).to_html()
     hues = set(re.findall(r"(?<!-)color['\"]?: ?['\"\[]*(#[0-9A-Fa-f]{6})", told)) - TINTS
     assert len(hues) >= 3 and min(map(style.contrast, hues)) >= 4.5
-    assert min(style.contrast("#111111", ground) for _, ground in widgets._SURPRISE) >= 4.5
+    assert min(style.contrast("#111111", ground) for ground in rollouts._HUES) >= 4.5
