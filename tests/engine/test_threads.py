@@ -7,20 +7,20 @@ import sys
 
 import pytest
 
+from dphrl_lite import presampling
 from dphrl_lite.engine import threads
+from dphrl_lite.tasks.countdown import problems
 
 MANY = threads.cores() > 1
 SHOW = """
-import json, os
-import numpy, torch
-from dphrl_lite import models, presampling, tasks
+import json
+import torch
 from dphrl_lite.engine import threads
-from dphrl_lite.tasks.countdown import problems
 seen = [torch.get_num_threads()]
-models.settle_threads(torch.nn.Linear(threads.TINY_PARAMETERS, 1, bias=False, device="meta"))
-seen += [torch.get_num_threads()]
-presampling.sample(models.load("tiny"), tasks.get("countdown"), problems("cd3", 1), 1, progress=False)
-print(json.dumps([*seen, torch.get_num_threads()]))
+for parameters in (threads.TINY_PARAMETERS, 1):
+    threads.settle(parameters)
+    seen.append(torch.get_num_threads())
+print(json.dumps(seen))
 """
 MANY_ON_NUMPY = "import numpy as np, psutil; a = np.ones((600, 600)); a @ a; print(psutil.Process().num_threads())"
 
@@ -63,3 +63,10 @@ def test_the_package_alone_loads_nothing_heavy():
         ask("import dphrl_lite, json, sys; print(json.dumps([n for n in ('torch', 'numpy') if n in sys.modules]))")
         == []
     )
+
+
+def test_each_use_of_a_model_asks_for_its_threads(tiny, countdown, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(threads, "settle", sizes.append)
+    presampling.sample(tiny, countdown, problems("cd3", 1), 1, progress=False)
+    assert sizes == [sum(p.numel() for p in tiny.model.parameters())]
