@@ -30,9 +30,16 @@ VENV_WORKS := $(shell [ "$$(cat $(MADE) 2>/dev/null)" = "$(CURDIR)" ] && $(RUN) 
 LAB_SETTINGS := $(VENV)/share/jupyter/lab/settings
 NO_NEWS := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
 
+# $(call pip_install,arguments): what is fetched, with its size, and that it is unpacked, from pip's many lines; pip's own exit status
+define pip_install
+{ $(PIP) install --progress-bar off $(1); echo $$? > $(VENV)/.pip-status; } \
+	  | grep --line-buffered -E '^ *(Downloading|Using cached) .*([0-9]{2}(\.[0-9]+)? MB|GB)[)]|^Installing collected' | cut -c1-110; \
+	  [ "$$(cat $(VENV)/.pip-status)" = 0 ]
+endef
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test book pictures solutions frontier class lint format doctor constraints clean again
+.PHONY: help lab renew test book slides handout pictures solutions frontier class lint format doctor constraints clean again
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -44,7 +51,7 @@ $(MADE): $(if $(VENV_WORKS),,again)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo 'no command here')." >&2; \
 	  echo "Install one from python.org or your package manager, then name it: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@echo "[1/3] virtual environment in $(VENV), from $$($(PYTHON) --version)"
+	@echo "[1/3] virtual environment in $(VENV), from $$($(PYTHON) --version); with torch for CPUs it will hold about 2.2 GB"
 	@rm -f $(VENV)/.torch-* $(INSTALLED)
 	@$(PYTHON) -m venv $(if $(wildcard $(MADE)),--clear) $(VENV) && $(RUN) -c 'import pip' 2>/dev/null \
 	  || $(PYTHON) -m venv --clear $(VENV) \
@@ -57,25 +64,30 @@ $(TORCH_DONE): $(MADE)
 	@echo "[2/3] torch $(TORCH) ($(FLAVOUR)): some minutes when it has to be downloaded"
 	@rm -f $(VENV)/.torch-* $(INSTALLED)
 	@$(if $(filter cpu,$(FLAVOUR)),$(PIP) install -qq --force-reinstall --no-deps --no-index "$(TORCH_PIN)" 2>/dev/null ||) \
-	  $(PIP) install -qq --force-reinstall --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH_PIN)" \
+	  { $(call pip_install,--force-reinstall --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH_PIN)"); } \
 	  || { echo "torch $(TORCH) could not be installed from $(or $(TORCH_INDEX),the default index) (pip's reason is above)." >&2; \
 	       echo "Expected: a connection to it and a wheel for this machine. Mirror: make TORCH_INDEX=<url> ..." >&2; exit 1; }
 	@touch $@
 
 $(INSTALLED): $(TORCH_DONE) pyproject.toml constraints.txt
-	@echo "[3/3] the package and its requirements, as pinned in constraints.txt: some minutes the first time"
-	@$(PIP) install -qq -c constraints.txt -e ".[$(EXTRAS)]" \
+	@echo "[3/3] the package and $$(grep -c == constraints.txt) requirements, as pinned in constraints.txt: some minutes the first time"
+	@{ $(call pip_install,-c constraints.txt -e ".[$(EXTRAS)]"); } \
 	  || { echo "The installation stopped (pip's reason is above). Put it right and give the same command: it resumes." >&2; exit 1; }
+	@echo "      $(VENV) holds $$(du -sh $(VENV) | cut -f1); later starts skip all this"
 	@mkdir -p $(LAB_SETTINGS) && echo '$(NO_NEWS)' > $(LAB_SETTINGS)/overrides.json
 	@touch $@
 
 # ---------------------------------------------------------------- commands
 
-lab: $(INSTALLED) ## open JupyterLab on the first notebook
+lab: $(INSTALLED) ## open JupyterLab on the first of your own copies of the notebooks, in my_notebooks
+	@$(RUN) -m dphrl_lite.course.copies
 	@echo "JupyterLab starts; Ctrl-C here ends it."
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" exec $(RUN) -m jupyterlab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" exec $(RUN) -m jupyterlab --notebook-dir=. --LabApp.default_url=/lab/tree/my_notebooks/00_start_here.ipynb \
 	  --port=$(PORT) --log-level=ERROR --LabApp.log_level=ERROR \
 	  $(if $(filter 0,$(BROWSER)),--no-browser) $(if $(filter 0,$(shell id -u)),--allow-root)
+
+renew: $(INSTALLED) ## take newer editions of the notebooks (NOTEBOOK=06: a fresh copy); what you wrote is kept in my_notebooks/earlier
+	@$(RUN) -m dphrl_lite.course.copies --renew $(NOTEBOOK)
 
 # $(call stage,number,name,command): run it under a header, say how long it took, name it when it fails
 define stage
@@ -84,21 +96,25 @@ define stage
   else echo "make $@: stage '$(2)' failed after $$(($$(date +%s) - start)) s" >&2; exit 1; fi
 endef
 
+# which room may import which: [tool.importlinter] in pyproject.toml
+ARROWS = $(if $(shell grep -F '[tool.importlinter' pyproject.toml),$(VENV)/bin/lint-imports --no-cache,true)
+
 # one thread each, because the students' and the solutions edition run side by side
 NBMAKE = OMP_NUM_THREADS=1 $(RUN) -m pytest --nbmake --nbmake-timeout=900
 
 test: export HF_HUB_OFFLINE = 1
 test: export TOKENIZERS_PARALLELISM = false
 test: $(INSTALLED) ## run everything that continuous integration runs
-	$(call stage,1,style,$(RUN) -m ruff check . && $(RUN) -m ruff format --check .)
+	$(call stage,1,style,$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(ARROWS))
 	$(call stage,2,tests,$(RUN) -m pytest tests --ignore=tests/browser)
 	$(call stage,3,notebooks carry no outputs,$(RUN) -m nbstripout --verify --keep-id $(NOTEBOOKS))
 	$(call stage,4,notebooks run,$(NBMAKE) $(wildcard notebooks/*.ipynb) & students=$$!; trap "kill $$students" INT TERM; $(NBMAKE) notebooks/solutions; solutions=$$?; wait $$students && [ $$solutions = 0 ])
 	$(call stage,5,browser,$(RUN) -m pytest tests/browser -rs)
-	@printf '\nmake test: all 5 stages passed\n'
+	@printf '\nmake test: %s\n' "$$($(RUN) -c 'from dphrl_lite.doctor import find_browser as found; \
+	  print("all 5 stages passed" if found() else "stages 1 to 4 passed; stage 5 (browser) was SKIPPED: no Chromium or Chrome here")')"
 
 lint: $(INSTALLED) ## check style (stages 1 and 3 of make test)
-	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m nbstripout --verify --keep-id $(NOTEBOOKS)
+	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(ARROWS) && $(RUN) -m nbstripout --verify --keep-id $(NOTEBOOKS)
 
 format: $(INSTALLED) ## put style right and strip the notebooks' outputs
 	@$(RUN) -m ruff check --fix --exit-zero --quiet . && $(RUN) -m ruff format . && $(RUN) -m nbstripout --keep-id $(NOTEBOOKS)

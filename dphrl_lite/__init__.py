@@ -11,16 +11,19 @@ errors -> engine, tasks, divergences, passk -> the method -> lab, scale -> study
 
 from importlib import import_module
 
+from dphrl_lite.engine import threads
+
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "engine": "checkpoint kv_cache logprobs sharding tracking",
+    "engine": "checkpoint kv_cache logprobs sharding threads tracking",
     "lab": "bandits estimators pitfalls toys worlds",
     "scale": "budget costs lowrank memory quantisation",
     "study": "conclusions debate experiments export frontier",
     "course": "book check install solutions",
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split()}
+threads.one_at_first()  # before numpy and torch are loaded
 
 
 def __getattr__(name: str):

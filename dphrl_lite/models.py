@@ -17,13 +17,11 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from dphrl_lite.engine import sharding
+from dphrl_lite.engine import sharding, threads
 from dphrl_lite.engine.loading import need
+from dphrl_lite.engine.threads import TINY_PARAMETERS
 from dphrl_lite.errors import unknown
 
-_THREADS = torch.get_num_threads()
-_threads: int | None = None  # what `settle_threads` has set
-TINY_PARAMETERS = 5_000_000  # below, a model is fastest on one thread of the CPU
 FLOAT32_PARAMETERS = 1_000_000_000  # below, weights that are trained without an adapter are float32: 16 GB with AdamW
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -294,12 +292,8 @@ def without_weights(config) -> torch.nn.Module:
 
 
 def settle_threads(model: torch.nn.Module):
-    """One thread for a tiny model, all for others, unless you have set another number: before each use of a model, as another
-    one may have been used since. A sum over more threads has other last bits."""
-    global _threads
-    if _threads in (None, torch.get_num_threads()):
-        _threads = 1 if sum(p.numel() for p in model.parameters()) < TINY_PARAMETERS else _THREADS
-        torch.set_num_threads(_threads)
+    """The threads that suit `model`, before each use of it: see `threads`."""
+    threads.settle(sum(p.numel() for p in model.parameters()))
 
 
 def config_of(profile: Profile):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dphrl_lite import models, presampling
+from dphrl_lite import models
 from dphrl_lite.engine.checkpoint import weights_digest
 from dphrl_lite.sampling import collate, generate, token_logps
 from dphrl_lite.tasks.countdown import problems
@@ -505,20 +505,3 @@ def test_a_new_adapter_leaves_every_generator_as_it_was(tiny, monkeypatch):
     before = torch.get_rng_state()
     models.with_lora(tiny.copy().model, None, 4, False)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_each_use_of_a_model_has_its_threads_unless_another_number_was_set(tiny, countdown, monkeypatch):
-    before = torch.get_num_threads()
-    try:
-        large = torch.nn.Linear(models.TINY_PARAMETERS, 1, bias=False, device="meta")
-        monkeypatch.setattr(models, "_THREADS", 2)
-        monkeypatch.setattr(models, "_threads", before)
-        models.settle_threads(large)
-        assert torch.get_num_threads() == 2
-        presampling.sample(tiny, countdown, problems("cd3", 1), 1, progress=False)
-        assert torch.get_num_threads() == 1
-        torch.set_num_threads(2)  # somebody's choice
-        presampling.sample(tiny, countdown, problems("cd3", 1), 1, progress=False)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)

@@ -141,7 +141,16 @@ def test_a_forked_process_does_not_talk_to_its_parents_workers(task):
     assert right(task)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises, also where the tests were started in the background by a shell that had it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @posix
+@pytest.mark.usefixtures("interruptible")
 def test_the_late_answer_to_an_interrupted_question_is_not_taken_for_the_next(started):
     task = get("sql", databases=ROOT / "data" / "sql" / "databases", time_limit=60)
     assert right(task)
