@@ -28,7 +28,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,7 +59,7 @@ from dphrl_lite.objectives import (
     rehearsal_loss,
 )
 from dphrl_lite.presampling import Partition, check_problems, seed_of
-from dphrl_lite.sampling import Completion, generate
+from dphrl_lite.sampling import generate
 from dphrl_lite.tasks import Problem, Task
 
 
@@ -103,12 +103,12 @@ class TrainConfig:
         counts = ("steps", "problems_per_step", "advantage_k", "minibatches", "rehearsal_per_step", "checkpoint_every")
         least = dict.fromkeys((*counts, "microbatch_tokens", "max_new_tokens"), 1) | {"samples": 2}
         least |= dict.fromkeys(("seed", "strength", "max_refills"), 0)
-        given = {name: value for name, value in asdict(self).items() if value is not None}
-        low = [name for name, value in least.items() if given.get(name, value) < value]
-        low += [name for name in ("temperature", "gradient_clip", "penalty_target") if given.get(name, 1) <= 0]
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        low = [name for name, value in least.items() if values.get(name, value) < value]
+        low += [name for name in ("temperature", "gradient_clip", "penalty_target") if values.get(name, 1) <= 0]
         if low:
             raise ValueError(
-                f"{low[0]} = {given[low[0]]} is too low: counts start at 1, temperature, gradient_clip and "
+                f"{low[0]} = {values[low[0]]} is too low: counts start at 1, temperature, gradient_clip and "
                 "penalty_target above 0, seed, strength and max_refills at 0, and an advantage needs samples >= 2 to compare"
             )
         if self.advantage_k >= self.samples:
@@ -191,8 +191,8 @@ def train(
 
 
 @dataclass(frozen=True, eq=False)
-class Fresh:
-    """A completion that the policy has just written, with its log-probs under the policy that wrote it, pi_old."""
+class PolicySample:
+    """A fresh completion of the policy, with its log-probs under the policy that wrote it, pi_old."""
 
     prompt: list[int]
     token_ids: list[int]
@@ -202,8 +202,8 @@ class Fresh:
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
-    """A right completion that the reference wrote in stage one, with its log-probs under the reference, pi_ref."""
+class ReferenceSample:
+    """A stored completion of the reference, right in stage one, with its log-probs under the reference, pi_ref."""
 
     prompt: list[int]
     token_ids: list[int]
@@ -211,19 +211,21 @@ class Stored:
 
 
 class Minibatch(NamedTuple):
-    """What one update is computed on. `answers`: the policy's own to the stored completions' prompts (`dph-js-definition`)."""
+    """What one update is computed on. `answers`: the policy's own to the rehearsal's prompts (`dph-js-definition`)."""
 
-    fresh: list[Fresh]
-    stored: list[Stored]
-    answers: list[Fresh]
+    exploration: list[PolicySample]
+    rehearsal: list[ReferenceSample]
+    answers: list[PolicySample]
 
 
-def stored_completions(policy: Policy, problems: dict[str, Problem], rehearsal: pd.DataFrame) -> list[Stored]:
-    """The rehearsal buffer. What is stored as `logp` was computed by its writer: by the reference, so it is `logp_ref`."""
+def rehearsal_samples(policy: Policy, problems: dict[str, Problem], rehearsal: pd.DataFrame) -> list[ReferenceSample]:
+    """The rehearsal buffer. A table's `logp` is the writer's, and the reference wrote this one: it is logp_ref."""
     if "prompt" not in rehearsal:  # otherwise it holds what the reference saw
         rehearsal = rehearsal.assign(prompt=[policy.render(problems[i].prompt) for i in rehearsal["problem_id"]])
     columns = (rehearsal[name] for name in ("prompt", "token_ids", "logp"))
-    return [Stored(policy.tokenize(p), ids.tolist(), logp.tolist()) for p, ids, logp in zip(*columns, strict=True)]
+    return [
+        ReferenceSample(policy.tokenize(p), ids.tolist(), logp.tolist()) for p, ids, logp in zip(*columns, strict=True)
+    ]
 
 
 class _Trainer:
@@ -235,11 +237,11 @@ class _Trainer:
         self.eta = self.strength  # of the step to come
         self.longest = config.max_new_tokens or policy.max_new_tokens
         by_id = {p.id: p for p in problems}
-        explored = [by_id[i] for i in explored_ids(self.method, parts)]
-        self.prompts = {p.id: policy.encode(p.prompt) for p in explored}
+        exploration = [by_id[i] for i in explored_ids(self.method, parts)]
+        self.prompts = {p.id: policy.encode(p.prompt) for p in exploration}
         self.processes = Processes(policy.device)
         optimizer = optimizers.choose(config.optimizer, policy.quantised, policy.device)
-        self.manifest = manifest(task, explored, parts, config) | {"optimizer": optimizer, "strength": self.strength}
+        self.manifest = manifest(task, exploration, parts, config) | {"optimizer": optimizer, "strength": self.strength}
         self.manifest |= {"max_new_tokens": self.longest, "weights": checkpoint.weights_digest(policy.model)}
         self.policy = policy if in_place else policy.copy()
         settle_threads(policy.model)
@@ -252,8 +254,8 @@ class _Trainer:
         self.policy.reasons.append(f"optimizer {optimizer}: {optimizers.REASONS[optimizer]}")
         self.recompute = False  # pi_old by the training forward, where low precision parts it from sampling
         rehearsal = parts.rehearsal if self.method.rehearses else parts.rehearsal.iloc[:0]
-        stored = self._trusted(stored_completions(policy, by_id, rehearsal))
-        self.exploration, self.rehearsal = Stream(explored, config.seed, 0), Stream(stored, config.seed, 1)
+        rehearsal = self._check_rehearsal(rehearsal_samples(policy, by_id, rehearsal))
+        self.exploration, self.rehearsal = Stream(exploration, config.seed, 0), Stream(rehearsal, config.seed, 1)
 
     def run(self, out: str | Path | None, on_step: Callable[[dict], object] | None, progress: bool) -> list[dict]:
         """All steps that are not done yet. Returns the records of all steps, those of earlier calls included."""
@@ -262,8 +264,8 @@ class _Trainer:
         if state is not None:
             (self.exploration.place, self.rehearsal.place), self.recompute = state["places"], state["recompute"]
         first, self.policy.trained = len(journal.records), True
-        shown = {"initial": first, "total": steps, "desc": self.method.name, "disable": not (progress and main)}
-        bar = tqdm(range(first, steps), **shown)
+        label = {"initial": first, "total": steps, "desc": self.method.name, "disable": not (progress and main)}
+        bar = tqdm(range(first, steps), **label)
         names = (self.config.trackers or ()) if main and first < steps else ()
         with tracking.Trackers(names, journal.folder, asdict(self.config) | {"strength": self.strength}) as trackers:
             for step in bar:
@@ -295,15 +297,15 @@ class _Trainer:
 
     def step(self, step: int) -> dict:
         """Sample, verify, and update `minibatches` times on L_exp + eta * penalty. Returns the step's metrics."""
-        started = time.perf_counter()
+        start = time.perf_counter()
         groups, counts = self._explore()  # 1 draw problems, 2 sample, 3 verify, 4 advantages
-        drawn = self.rehearsal.take(self.config.rehearsal_per_step * self.method.rehearses)
-        answers = self.processes.map(self._answer, drawn) if self.method.mirrors else []
-        minibatches = self._minibatches(step, groups, [stored for _, stored in drawn], answers)
+        rehearsal = self.rehearsal.take(self.config.rehearsal_per_step * self.method.rehearses)  # 1, of the other batch
+        answers = self.processes.map(self._answers, rehearsal) if self.method.mirrors else []
+        minibatches = self._minibatches(step, groups, [sample for _, sample in rehearsal], answers)
         updates = [self._update(step, minibatch) for minibatch in minibatches]  # 5 the two losses, 6 update
-        return self._record(step, counts, minibatches, updates, time.perf_counter() - started)  # 7 log
+        return self._record(step, counts, minibatches, updates, time.perf_counter() - start)  # 7 log
 
-    def _explore(self) -> tuple[list[list[Fresh]], dict]:
+    def _explore(self) -> tuple[list[list[PolicySample]], dict]:
         """Stages 1 to 4: groups of completions with advantages, and what they show; dapo draws on until groups are mixed."""
         wanted, groups = self.config.problems_per_step, []
         for _ in range(1 + self.config.max_refills * self.method.dynamic_sampling):
@@ -322,7 +324,7 @@ class _Trainer:
             groups = list(itertools.compress(groups, mixed))[:wanted]
         return groups, counts
 
-    def _groups(self, problems: list[tuple[int, Problem]]) -> list[list[Fresh]]:
+    def _groups(self, problems: list[tuple[int, Problem]]) -> list[list[PolicySample]]:
         """Stages 2 to 4: a group of completions for each problem, which comes with its place in the data."""
         # 2 sample G completions of each problem, with a new seed at each visit
         prompts = [self.prompts[problem.id] for _, problem in problems]
@@ -331,53 +333,55 @@ class _Trainer:
         # 3 verify: the reward is 1 for a right completion, else 0
         pairs = [(p, self.policy.decode(c.token_ids)) for (_, p), g in zip(problems, groups, strict=True) for c in g]
         rewards = torch.tensor([float(verdict.correct) for verdict in self.task.verify_all(pairs)])
+        rewards = rewards.view(-1, self.config.samples)
         # 4 advantages: each completion against its group
-        advantages = pass_at_k_advantages(rewards.view(-1, self.config.samples), self.config.advantage_k)
-        values = zip(rewards.tolist(), advantages.flatten().tolist(), strict=True)
-        return [[Fresh(p, c.token_ids, c.logp, *next(values)) for c in g] for p, g in zip(prompts, groups, strict=True)]
+        advantages = pass_at_k_advantages(rewards, self.config.advantage_k)
+        columns = zip(groups, rewards.tolist(), advantages.tolist(), strict=True)
+        return [[replace(s, reward=r, advantage=a) for s, r, a in zip(*group, strict=True)] for group in columns]
 
-    def _answer(self, drawn: list[tuple[int, Stored]]) -> list[Fresh]:
-        """`dph-js-definition`: the policy's own answer to the prompt of each stored completion."""
-        seeds = [seed_of(self.config.seed, place, "answer") for place, _ in drawn]
-        groups = self._sample([stored.prompt for _, stored in drawn], seeds, 1)
-        return [Fresh(s.prompt, c.token_ids, c.logp) for (_, s), (c,) in zip(drawn, groups, strict=True)]
+    def _answers(self, rehearsal: list[tuple[int, ReferenceSample]]) -> list[PolicySample]:
+        """`dph-js-definition`: the policy's own answer to the prompt of each rehearsal sample."""
+        seeds = [seed_of(self.config.seed, place, "answer") for place, _ in rehearsal]
+        groups = self._sample([sample.prompt for _, sample in rehearsal], seeds, 1)
+        return list(itertools.chain(*groups))
 
-    def _sample(self, prompts: list[list[int]], seeds: list[int], samples: int) -> list[list[Completion]]:
-        """Completions of the policy as it is now, with their log-probs: pi_old."""
+    def _sample(self, prompts: list[list[int]], seeds: list[int], samples: int) -> list[list[PolicySample]]:
+        """Completions of the policy as it is now. A completion's `logp` is the writer's: logp_old from here on."""
         settings = {"temperature": self.config.temperature, "training_temperature": self.config.temperature}
         self.policy.model.eval()
         with sharding.whole(self.policy.model):
-            return generate(self.policy, prompts, samples, seeds=seeds, max_new_tokens=self.longest, **settings)
+            groups = generate(self.policy, prompts, samples, seeds=seeds, max_new_tokens=self.longest, **settings)
+        return [[PolicySample(p, c.token_ids, c.logp) for c in group] for p, group in zip(prompts, groups, strict=True)]
 
-    def _minibatches(self, step: int, groups: list, stored: list[Stored], answers: list[Fresh]) -> list[Minibatch]:
+    def _minibatches(self, step: int, groups: list, rehearsal: list, answers: list) -> list[Minibatch]:
         """Whole groups, and their share of the rehearsal."""
-        pieces = [batches.split(items, self.config.minibatches) for items in (groups, stored, answers)]
-        fresh = self._pi_old(step, [list(itertools.chain(*some)) for some in pieces[0]])
-        return [Minibatch(*parts) for parts in zip(fresh, *pieces[1:], strict=True)]
+        pieces = [batches.split(samples, self.config.minibatches) for samples in (groups, rehearsal, answers)]
+        exploration = self._check_pi_old(step, [list(itertools.chain(*piece)) for piece in pieces[0]])
+        return [Minibatch(*parts) for parts in zip(exploration, *pieces[1:], strict=True)]
 
     def _update(self, step: int, minibatch: Minibatch) -> dict:
         """Stages 5 and 6: the gradient of L_exp + eta * penalty over one minibatch, and one step of the optimizer."""
-        fresh, stored, answers = minibatch
-        if not fresh and not stored:
+        exploration, rehearsal, answers = minibatch
+        if not exploration and not rehearsal:
             return {"gradient_norm": 0.0}  # dapo can run out of groups
-        averages, apart = Averages(), {}
+        averages, parts = Averages(), {}
         self.gradient.clear()
-        self._exploration_loss(fresh, averages)
-        exploration = self.gradient.take() if stored and self.config.gradient_parts else None
-        self._rehearsal_loss(stored, averages)
+        self._exploration_loss(exploration, averages)
+        of_exploration = self.gradient.take() if rehearsal and self.config.gradient_parts else None
+        self._rehearsal_loss(rehearsal, averages)
         self._answer_loss(answers, averages)
-        penalty = self.gradient.sum()
-        if exploration is not None:
-            apart = gradients.parts(exploration, penalty)
-            self.gradient.put_back(exploration)
+        of_penalty = self.gradient.sum()
+        if of_exploration is not None:  # the log shows the two apart
+            parts = gradients.parts(of_exploration, of_penalty)
+            self.gradient.put_back(of_exploration)
         norm = self.gradient.apply(self.optimizer, self.config.gradient_clip, step)  # 6 update
-        return averages.result() | apart | {"gradient_norm": norm}
+        return averages.result() | parts | {"gradient_norm": norm}
 
-    def _exploration_loss(self, fresh: list[Fresh], averages: Averages):
+    def _exploration_loss(self, samples: list[PolicySample], averages: Averages):
         """Stage 5, first loss: L_exp, the clipped policy gradient; with `rkl` also beta times k2 (or k3) on the same samples."""
         method = self.method
-        for part in self._scored(fresh):
-            logp_old, advantages = part.stored("logp_old"), part.stored("advantage")
+        for part in self._forward(samples):
+            logp_old, advantages = part.column("logp_old"), part.column("advantage")
             clipped = clipped_loss(part.logp, logp_old, advantages, part.mask, method.clip_low, method.clip_high)
             loss, penalty = clipped.loss, None
             if method.needs_reference and not method.mirrors:
@@ -387,11 +391,11 @@ class _Trainer:
             values = {"loss_exploration": clipped.loss, "penalty": penalty, "entropy": part.entropy[part.mask].mean()}
             averages.add(part.share, **values, clipped_low=clipped.clipped_low, clipped_high=clipped.clipped_high)
 
-    def _rehearsal_loss(self, stored: list[Stored], averages: Averages):
+    def _rehearsal_loss(self, samples: list[ReferenceSample], averages: Averages):
         """Stage 5, second loss: eta * L_pef, the mean of f(u) over the tokens of stored samples; no reference is asked."""
         with torch.set_grad_enabled(not self.method.mirrors):  # there the stored samples give the value alone
-            for part in self._scored(stored):
-                logp_ref = part.stored("logp_ref")
+            for part in self._forward(samples):
+                logp_ref = part.column("logp_ref")
                 penalty = rehearsal_loss(self.method, part.logp, logp_ref, part.mask, self.config.alpha)
                 if penalty.requires_grad:
                     (self.eta * penalty * part.share).backward()
@@ -399,23 +403,22 @@ class _Trainer:
                 if part.share > 0:
                     averages.log_u.append(divergences.masked_log_ratio(part.logp.detach(), logp_ref, part.mask))
 
-    def _answer_loss(self, answers: list[Fresh], averages: Averages):
+    def _answer_loss(self, samples: list[PolicySample], averages: Averages):
         """Stage 5, `dph-js-definition`: the other half of the divergence, on the policy's own answers."""
-        for part in self._scored(answers):
+        for part in self._forward(samples):
             penalty = reference_penalty(self.method, part.logp, self._logp_ref(part), part.mask)
             (self.eta * penalty * part.share).backward()
             averages.add(part.share, penalty=penalty)
 
-    def _record(
-        self, step: int, counts: dict, minibatches: list[Minibatch], updates: list[dict], seconds: float
-    ) -> dict:
+    def _record(self, step: int, counts: dict, minibatches: list[Minibatch], updates: list[dict], seconds: float):
         """Stage 7: one line of the log, as `METRICS` explains it."""
-        fresh, stored, answers = (list(itertools.chain(*completions)) for completions in zip(*minibatches, strict=True))
-        tokens, asked = counts["tokens"] + token_count(answers), answers if self.method.mirrors else fresh
+        columns = (list(itertools.chain(*samples)) for samples in zip(*minibatches, strict=True))
+        exploration, rehearsal, answers = columns
+        tokens = counts["tokens"] + token_count(answers)
         cost = {
             "tokens": tokens,
-            "tokens_trained": token_count(fresh + stored + answers),
-            "reference_forwards": len(asked) if self.method.needs_reference else 0,
+            "tokens_trained": token_count(exploration + rehearsal + answers),
+            "reference_forwards": len(answers or exploration) * self.method.needs_reference,
             "seconds": seconds,
             "tokens_per_second": tokens / seconds,
             "peak_memory_gb": max(self.processes.gather([peak_memory_gb(self.policy.device)])),
@@ -425,13 +428,13 @@ class _Trainer:
 
     # ---- whose log-probs: the policy's, pi_old's, the reference's ------------------------------------------------
 
-    def _scored(self, completions: Sequence, everywhere: bool = False) -> Iterator[MicroBatch]:
+    def _forward(self, samples: Sequence, everywhere: bool = False) -> Iterator[MicroBatch]:
         """Micro-batches with the policy's log-probs as of now: this process's share, or all of them `everywhere`."""
         config, policy = self.config, self.policy
         tokens = batches.microbatch_tokens(config.microbatch_tokens, len(policy.tokenizer))
         settings = {"pad_id": policy.pad_id, "device": policy.device, "temperature": config.temperature}
         settings["processes"] = None if everywhere else self.processes
-        return batches.scored(policy.model, completions, tokens, **settings)
+        return batches.forward(policy.model, samples, tokens, **settings)
 
     def _logp_ref(self, part: MicroBatch) -> torch.Tensor:
         """The reference's log-probs of fresh completions: what DPH on stored samples never has to ask for."""
@@ -443,30 +446,29 @@ class _Trainer:
         if self.processes.sharded and self.method.needs_reference and not policy.adapter:
             frozen = self.processes.shard(sharding.twin(policy.model))
             return lambda: nullcontext(frozen)
-        held = self.method.needs_reference and (policy.adapter or in_place)
-        return policy.reference() if held else lambda: nullcontext(policy.model)  # which stays as it came in
+        of_its_own = self.method.needs_reference and (policy.adapter or in_place)
+        return policy.reference() if of_its_own else lambda: nullcontext(policy.model)  # which stays as it came in
 
     @torch.no_grad()
-    def _trusted(self, stored: list[Stored]) -> list[Stored]:
-        """The rehearsal buffer, once it is sure that this policy wrote it. Its log-probs are computed again where low precision
-        rounds, or where they are those of another temperature."""
-        agree, probe = self.config.temperature == 1, stored[:: max(1, len(stored) // 256)]
-        if probe and agree:
-            difference = torch.cat(batches.differences(self._scored(probe, everywhere=True), "logp_ref")).mean().item()
-            agree = precision.logps_agree(difference, self.policy.model, "the rehearsal samples")
-        return stored if agree else batches.with_logps(stored, self._scored(stored, everywhere=True), "logp_ref")
+    def _check_rehearsal(self, samples: list[ReferenceSample]) -> list[ReferenceSample]:
+        """The rehearsal buffer, once it is sure that this policy wrote it: with logp_ref as it was stored, or computed again
+        where low precision rounds, or where it is that of another temperature."""
+        valid, probe = self.config.temperature == 1, samples[:: max(1, len(samples) // 256)]
+        if probe and valid:
+            differences = batches.differences(self._forward(probe, everywhere=True), "logp_ref")
+            valid = precision.logps_agree(differences, self.policy.model, "the rehearsal samples")
+        return samples if valid else batches.with_logps(samples, self._forward(samples, everywhere=True), "logp_ref")
 
     @torch.no_grad()
-    def _pi_old(self, step: int, minibatches: list[list[Fresh]]) -> list[list[Fresh]]:
-        """The fresh completions with pi_old as sampling gave it. In the first step, does the training forward give the same?
-        Where low precision rounds, pi_old is computed again, in this and in each later step."""
+    def _check_pi_old(self, step: int, minibatches: list[list[PolicySample]]) -> list[list[PolicySample]]:
+        """The fresh completions with logp_old as sampling gave it. In the first step, does the training forward give the same?
+        Where low precision rounds, it is computed again, in this and in each later step."""
         if step > 0 and not self.recompute:
             return minibatches
-        parts = [list(self._scored(fresh)) for fresh in minibatches]
+        parts = [list(self._forward(samples)) for samples in minibatches]
         if step == 0:
-            gathered = self.processes.gather(batches.differences(itertools.chain(*parts), "logp_old"))
-            difference = torch.cat(gathered).mean().item()
-            self.recompute = not precision.logps_agree(difference, self.policy.model, "the fresh completions")
+            differences = self.processes.gather(batches.differences(itertools.chain(*parts), "logp_old"))
+            self.recompute = not precision.logps_agree(differences, self.policy.model, "the fresh completions")
         if not self.recompute:
             return minibatches
         return [batches.with_logps(*pair, "logp_old") for pair in zip(minibatches, parts, strict=True)]

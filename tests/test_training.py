@@ -879,10 +879,10 @@ def test_weights_of_16_bits_that_are_trained_are_named(train, rough):
 
 def test_a_gpu_may_round_float32_too():
     where = lambda device: torch.nn.Linear(1, 1, device=device)
-    assert precision.logps_agree(1e-3, where("meta"), "what")
+    assert precision.logps_agree([torch.tensor([1e-3])], where("meta"), "what")
     for gap, device, limit in ((1e-3, "cpu", "1e-05"), (0.03, "meta", "0.02")):
         with pytest.raises(ValueError, match=rf"\(at most {limit}\)"):
-            precision.logps_agree(gap, where(device), "what")
+            precision.logps_agree([torch.tensor([gap])], where(device), "what")
 
 
 def test_a_redefined_divergence_is_another_run(train, registry, tmp_path):

@@ -8,7 +8,7 @@ import torch
 EXACT, ROUNDED, FOREIGN = 1e-5, 0.02, 0.2  # mean |difference| of log-probs, nats: see `logps_agree`
 
 
-def logps_agree(difference: float, model: torch.nn.Module, samples: str) -> bool:
+def logps_agree(differences: Sequence[torch.Tensor], model: torch.nn.Module, samples: str) -> bool:
     """Whether log-probs that were stored while sampling agree with those of the training forward, at the same weights.
 
     In float32 on a CPU both are one number up to 1e-5; a GPU may round float32, too (TF32), up to .02 is accepted there.
@@ -17,13 +17,14 @@ def logps_agree(difference: float, model: torch.nn.Module, samples: str) -> bool
     accepted. Beyond, False says that they must be computed again with the training forward, and a warning tells.
 
     Args:
-        difference: mean over tokens of its absolute value, in nats.
+        differences: their absolute values, in nats, of some tokens each; what counts is the mean over all tokens.
         model: its parameters' dtype decides what is accepted.
         samples: what was compared, for the message.
 
     Raises:
         ValueError: more than that in float32, or more than .2 at any precision: other weights wrote these samples.
     """
+    difference = torch.cat(list(differences)).mean().item()
     exact = all(p.dtype in (torch.float32, torch.float64) for p in model.parameters())
     on_cpu = all(p.device.type == "cpu" for p in model.parameters())
     limit = FOREIGN if not exact else EXACT if on_cpu else ROUNDED

@@ -23,18 +23,15 @@ class Processes:
         self.sharded = sharding.asked()
         on_cpu = device.type == "cpu" and not (self.sharded and torch.cuda.is_available())
         self.state = PartialState(cpu=launched and on_cpu)
-        self.index, self.count, self.main = (
-            self.state.process_index,
-            self.state.num_processes,
-            self.state.is_main_process,
-        )
+        self.index, self.count = self.state.process_index, self.state.num_processes
+        self.main = self.state.is_main_process
 
     def map(self, work: Callable[[list], list], items: Sequence) -> list:
         """What `work` makes of `items`, a result for each: every process does its share, and gets to know all."""
         mine = range(self.index, len(items), self.count)
         results = work([items[i] for i in mine])
-        gathered = gather_object(list(zip(mine, results, strict=True)))
-        return [result for _, result in sorted(gathered, key=lambda pair: pair[0])]
+        pairs = gather_object(list(zip(mine, results, strict=True)))
+        return [result for _, result in sorted(pairs, key=lambda pair: pair[0])]
 
     def gather(self, values: list) -> list:
         """The values of all processes, those of the first one first. Tensors must be on the CPU: what is sent from a GPU is
