@@ -51,9 +51,9 @@ def token_grid(tokens: Sequence[str], logp: Sequence[float], title: str) -> go.F
         "tickvals": np.log(_TICKS),
         "ticktext": list(map(str, _TICKS)),
     }
-    style = {"xgap": 3, "ygap": 3, "textfont": {"color": "#111111"}, "texttemplate": "%{text}"}
+    style = {"xgap": 3, "ygap": 3, "textfont": {"color": "#111111", "size": 13}, "texttemplate": "%{text}"}
     style |= {"hovertemplate": "%{text} nats<extra></extra>", "name": ", ".join(cells).replace("<br>", " ")}
     figure = go.Figure(go.Heatmap(z=grid(logp, np.nan), text=grid(cells, ""), **style, **scale))
     figure.update_xaxes(visible=False).update_yaxes(visible=False, autorange="reversed")
     title = f"{title}; log-probabilities in nats, sum {sum(logp):.2f}"
-    return styled(figure, 190 + 46 * lines, title, plot_bgcolor="#DDDDDD")
+    return styled(figure, 130 + 46 * lines, title, plot_bgcolor="#DDDDDD").update_layout(margin_l=10, margin_b=20)

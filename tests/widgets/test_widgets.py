@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from html import escape
 from pathlib import Path
 
@@ -289,21 +289,6 @@ def test_a_registered_divergence_joins_the_estimator_lab(registry):
     assert cells[7][-1] == "my own"
 
 
-def test_collapse_lab_follows_every_control():
-    lab = widgets.collapse_lab()
-    for control, value in {
-        "strength": 0.5,
-        "name": "reverse_kl",
-        "k": 8,
-        "groups": 16,
-        "context": 20,
-        "rehearse": "perfect",
-    }.items():
-        assert change(lab, control, value), control
-    for sharing in (0.5, 1.0, 0.0):
-        assert change(lab, "sharing", sharing), sharing
-
-
 def test_collapse_lab_shows_that_tabular_pass_at_k_cannot_fall():
     lab = widgets.collapse_lab()
     lab.controls["sharing"].value = 0.0
@@ -352,11 +337,8 @@ def test_sql_lab_stands_whatever_is_typed(query):
     assert "wrong" in heading(lab)
 
 
-def test_memory_lab_follows_every_control_and_sends_little():
-    lab = widgets.memory_lab()
-    for control, value in {"size": "Qwen2.5-14B", "rank": 256, "rows": 32, "length": 4096}.items():
-        assert change(lab, control, value), control
-    assert len(lab.figures[0].to_json()) < 30_000
+def test_memory_lab_sends_little():
+    assert len(widgets.memory_lab().figures[0].to_json()) < 30_000
 
 
 def test_four_bit_lab_follows_every_control():
@@ -543,6 +525,11 @@ def test_solution_browser_follows_the_problem(tiny, countdown, few_problems):
 # ---- every builder, every control ------------------------------------------------------------------------------------
 
 
+@cache
+def shipped_scores():
+    return conclusions.run_scores(frontier.read()[0], (1, 8, 16, 32, 64))
+
+
 WAY = ("base", "grpo", "grpo-exp", "sft", "dph-f")  # from the base model to DPH-F
 
 
@@ -560,7 +547,6 @@ def builders(request, tmp_path):
     counts_of("old", "new", "newest").to_csv(tmp_path / "counts.csv", index=False)
 
     counted = {"base": [4, 10], "grpo": [0, 16], "dph-js": [8, 12]}
-    shipped_scores = lambda: conclusions.run_scores(frontier.read()[0], (1, 8, 16, 32, 64))
     guessed = {name: Outcomes.from_counts(16, c, ("cd3:2-3-4:14", "cd3:1-1-1:3")) for name, c in counted.items()}
 
     def ranks():
