@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 from dphrl_lite.figures.style import styled
 from dphrl_lite.figures.tasks import verdict_table
 
-# from a surprise (log-probability `_LEAST` and below) to certainty; black text stays readable on each
+# from a surprise to certainty; black text stays readable on each
 _HUES = ("#E3782B", "#F3A04A", "#FBC98A", "#FDE7C7", "#FFFFFF")
-_LEAST, _ACROSS = np.log(0.01), 12
+_TICKS, _ACROSS = (0.01, 0.03, 0.1, 0.3, 1), 12
 
 
 def completion_table(rows: pd.DataFrame, number: int) -> "pd.io.formats.style.Styler":
@@ -45,18 +45,15 @@ def token_grid(tokens: Sequence[str], logp: Sequence[float], title: str) -> go.F
     cells = [f"{escape(t, quote=False)}<br>{round(float(p), 2) + 0.0:.2f}" for t, p in zip(visible, logp, strict=True)]
     lines = -(-len(cells) // _ACROSS)
     grid = lambda values, blank: np.append(values, [blank] * (lines * _ACROSS - len(cells))).reshape(lines, _ACROSS)
-    probabilities = [0.01, 0.03, 0.1, 0.3, 1]
-    bar = {
+    scale = {"colorscale": list(_HUES), "zmin": np.log(_TICKS[0]), "zmax": 0}
+    scale["colorbar"] = {
         "title": {"text": "probability"},
-        "tickvals": np.log(probabilities),
-        "ticktext": list(map(str, probabilities)),
+        "tickvals": np.log(_TICKS),
+        "ticktext": list(map(str, _TICKS)),
     }
-    look = {"xgap": 3, "ygap": 3, "textfont": {"color": "#111111"}, "texttemplate": "%{text}", "colorbar": bar}
-    scale = {"colorscale": [*zip(np.linspace(0, 1, len(_HUES)), _HUES, strict=True)], "zmin": _LEAST, "zmax": 0}
-    said = ", ".join(cell.replace("<br>", " ") for cell in cells)
-    hover = {"hovertemplate": "%{text} nats<extra></extra>"}
-    figure = go.Figure(go.Heatmap(z=grid(logp, np.nan), text=grid(cells, ""), name=said, **look, **scale, **hover))
+    style = {"xgap": 3, "ygap": 3, "textfont": {"color": "#111111", "size": 13}, "texttemplate": "%{text}"}
+    style |= {"hovertemplate": "%{text} nats<extra></extra>", "name": ", ".join(cells).replace("<br>", " ")}
+    figure = go.Figure(go.Heatmap(z=grid(logp, np.nan), text=grid(cells, ""), **style, **scale))
     figure.update_xaxes(visible=False).update_yaxes(visible=False, autorange="reversed")
-    return styled(
-        figure, 190 + 46 * lines, f"{title}; log-probabilities in nats, sum {sum(logp):.2f}", plot_bgcolor="#DDDDDD"
-    )
+    title = f"{title}; log-probabilities in nats, sum {sum(logp):.2f}"
+    return styled(figure, 130 + 46 * lines, title, plot_bgcolor="#DDDDDD").update_layout(margin_l=10, margin_b=20)

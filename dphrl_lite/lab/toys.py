@@ -142,15 +142,9 @@ def simplex_flow(divergence: Divergence, reference: Tensor, starts: Tensor, time
 
 
 def corner_flows(penalties: Mapping[str, Divergence], first: float, until: float) -> tuple[dict[str, Tensor], Tensor]:
-    """`simplex_flow` of each penalty on the triangle of three answers, from three policies that give one of them nearly alone.
+    """`simplex_flow` of each penalty at times 0, 1, ... `until`, from three policies near the corners of a triangle `[T, 3, 3]`.
 
-    Args:
-        penalties: name -> divergence.
-        first: the reference's share of the first answer; of the rest the second has two thirds.
-        until: the flows are recorded at times 0, 1, ... up to this one.
-
-    Returns:
-        name -> flow `[T, 3, 3]`, and the reference `[3]`.
+    Given with the reference `[3]`: `first` is its share of the first answer, and two thirds of the rest are the second's.
     """
     reference = torch.tensor([first, 2 * (1 - first) / 3, (1 - first) / 3], dtype=torch.float64)
     starts = 0.97 * torch.eye(3, dtype=torch.float64) + 0.01

@@ -97,15 +97,6 @@ def presampling(
     return {"completions": completions, "tokens": tokens, "hours": hours, "gigabytes": tokens * bytes_per_token / 1e9}
 
 
-def run_hours(
-    method: str,
-    batch: Batch,
-    billions: float,
-    steps: int,
-    training: str,
-    peak: float,
-    busy: float,
-    busy_sampling: float,
-) -> dict[str, float]:
-    """GPU-hours by part of a run of `steps` with so many billion weights, on a GPU of `peak` TFLOP/s; the rest as above."""
-    return hours(flops(method, steps * billions * 1e9, batch, training), peak * 1e12, busy, busy_sampling)
+def run_hours(method: str, batch: Batch, billions: float, steps: int, training: str, peak: float, **shares: float):
+    """`hours` of a run of so many steps with so many billion weights; `peak` in TFLOP/s, the rest as in `flops` and `hours`."""
+    return hours(flops(method, steps * billions * 1e9, batch, training), peak * 1e12, **shares)

@@ -7,12 +7,10 @@ import ipywidgets
 
 from dphrl_lite import divergences
 
-STYLE = {"description_width": "120px"}
-
 
 def wide(pixels: int = 360) -> dict:
     """The label's and the control's width, as arguments of any control."""
-    return {"style": STYLE, "layout": {"width": f"{pixels}px"}}
+    return {"style": {"description_width": "120px"}, "layout": {"width": f"{pixels}px"}}
 
 
 def slider(label: str, value: float, low: float, high: float, step: float) -> ipywidgets.FloatSlider:

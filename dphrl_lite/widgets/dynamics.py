@@ -7,6 +7,8 @@ from dphrl_lite.lab import bandits, estimators, worlds
 from dphrl_lite.widgets.controls import choice, divergence_dropdown, dropdown, only_while, slider
 from dphrl_lite.widgets.live import Live
 
+_WORLDS = {"categorical, 6 outcomes": "categorical", "two-token language model": "two-token"}
+_SUMS = {"of the whole sequence": "sequence", "token by token": "token"}
 _STRENGTHS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 _GROUPS = {"exact": 0, "groups of 16": 16, "groups of 4": 4}
 _SHARING = {"tabular: 0": 0.0, "0.5": 0.5, "0.9": 0.9, "all: 1": 1.0}
@@ -16,14 +18,11 @@ _PENALTIES = {"on all trained contexts": "all", "hybrid: D_pef only": "perfect"}
 def estimator_lab(target: str = "forward_kl") -> Live:
     """Estimators of a divergence from few samples or many: their values, and which gradient they follow as a loss."""
     labels = [(divergences.get(name).label, name) for name in divergences.names()]
-    world = dropdown(
-        "World", [("categorical, 6 outcomes", "categorical"), ("two-token language model", "two-token")], "categorical"
-    )
-    sums = dropdown("log u", [("of the whole sequence", "sequence"), ("token by token", "token")], "sequence")
+    world = dropdown("World", _WORLDS.items(), "categorical")
     controls = {
         "target": dropdown("Divergence", labels, target),
         "world": world,
-        "level": only_while(sums, world, lambda kind: kind != "categorical"),
+        "level": only_while(dropdown("log u", _SUMS.items(), "sequence"), world, lambda kind: kind != "categorical"),
         "distance": slider("distance", 1.0, 0.1, 3.0, 0.1),
         "samples": choice("samples", [4, 16, 64, 256, 1024, 4096], 64),
     }

@@ -20,24 +20,22 @@ def divergence_explorer(name: str = "js") -> Live:
         "mode_width": slider("mode width", 0.6, 0.4, 1.5, 0.1),
     }
 
+    def fit_and_target(name, alpha, count, distance, weight, mode_width, **_policy):
+        target = toys.Modes(count, distance, weight, mode_width)
+        return toys.best_fit(name, alpha, target), target
+
+    def build(mean, width, **values):
+        fit, target = fit_and_target(**values)
+        return figures.divergence_explorer(toys.named(values["name"], values["alpha"]), fit, mean, width, target)
+
     def jump(_button):
-        fit, _ = _fit_and_target(**live.values)
+        fit, _ = fit_and_target(**live.values)
         controls["mean"].value, controls["width"].value = fit.mean, fit.width
 
     jumper = button("Jump to the best fit", jump, margin="2px 2px 2px 128px")
-    live = Live(controls, _divergence_figure, extra=[jumper])
+    live = Live(controls, build, extra=[jumper])
     live.jump = jumper
     return live
-
-
-def _fit_and_target(name, alpha, count, distance, weight, mode_width, **_policy) -> tuple[toys.Fit, toys.Modes]:
-    target = toys.Modes(count, distance, weight, mode_width)
-    return toys.best_fit(name, alpha, target), target
-
-
-def _divergence_figure(mean, width, **values):
-    fit, target = _fit_and_target(**values)
-    return figures.divergence_explorer(toys.named(values["name"], values["alpha"]), fit, mean, width, target)
 
 
 def simplex_explorer(name: str = "reverse_kl") -> Live:

@@ -90,12 +90,10 @@ class TrainingLab(TrainingDashboard):
         self.start, self.stop = button("Start", self._start), button("Stop", self._stop)
         self.reset = button("Delete this run", self._reset)
         families, rates = list(data.test), [(f"{rate:g}", rate) for rate in (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)]
-        limits = {"min": -2, "max": 1, "step": 0.1, "readout_format": ".2g"}
+        exponents = {"min": -2, "max": 1, "step": 0.1, "readout_format": ".2g", "description": "strength"}
         controls = {
             "method": dropdown("method", METHODS, "dph-js"),
-            "strength": ipywidgets.FloatLogSlider(
-                METHODS["dph-js"].strength, description="strength", **limits, **wide()
-            ),
+            "strength": ipywidgets.FloatLogSlider(METHODS["dph-js"].strength, **exponents, **wide()),
             "learning_rate": choice("learning rate", rates, 1e-4),
             "steps": choice("steps in all", [5, 10, 20, 40, 60, 80, 120], 40),
             "family": dropdown("Pass@k on", families, "cd4" if "cd4" in families else families[0]),

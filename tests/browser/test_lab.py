@@ -118,7 +118,7 @@ def rollouts_are_browsed_with_the_keyboard_alone(notebook):
         for key in keys:
             page.keyboard.press(key)
         page.wait_for_function("([node, before]) => node.innerText !== before", arg=[shown.element_handle(), before])
-    assert "Completion 2, token by token" in shown.inner_text()
+    assert "▶ 2" in shown.inner_text()
     notebook.picture("rollout_browser", cell.locator(".jp-Cell-outputWrapper"))
 
 

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from html import escape
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from controls import change, shown
+from controls import change
 
 from dphrl_lite import divergences, passk, presampling, training, widgets
 from dphrl_lite.objectives import METHODS
@@ -32,13 +32,6 @@ def test_divergence_explorer_follows_every_control():
     moves = {"alpha": 0.9, "mean": -1.0, "width": 2.0, "count": 3, "distance": 5.0, "weight": 0.2, "mode_width": 1.0}
     for control, value in moves.items():
         assert change(explorer, control, value), control
-
-
-def test_simplex_and_mass_explorers_follow_every_control():
-    explorer = widgets.simplex_explorer()
-    for control, value in {"name": "alpha", "alpha": 0.9, "first": 0.3, "until": 3}.items():
-        assert change(explorer, control, value), control
-    assert change(widgets.mass_explorer(), "weight", 0.1)
 
 
 def test_alpha_can_be_moved_only_where_it_counts():
@@ -296,21 +289,6 @@ def test_a_registered_divergence_joins_the_estimator_lab(registry):
     assert cells[7][-1] == "my own"
 
 
-def test_collapse_lab_follows_every_control():
-    lab = widgets.collapse_lab()
-    for control, value in {
-        "strength": 0.5,
-        "name": "reverse_kl",
-        "k": 8,
-        "groups": 16,
-        "context": 20,
-        "rehearse": "perfect",
-    }.items():
-        assert change(lab, control, value), control
-    for sharing in (0.5, 1.0, 0.0):
-        assert change(lab, "sharing", sharing), sharing
-
-
 def test_collapse_lab_shows_that_tabular_pass_at_k_cannot_fall():
     lab = widgets.collapse_lab()
     lab.controls["sharing"].value = 0.0
@@ -359,11 +337,8 @@ def test_sql_lab_stands_whatever_is_typed(query):
     assert "wrong" in heading(lab)
 
 
-def test_memory_lab_follows_every_control_and_sends_little():
-    lab = widgets.memory_lab()
-    for control, value in {"size": "Qwen2.5-14B", "rank": 256, "rows": 32, "length": 4096}.items():
-        assert change(lab, control, value), control
-    assert len(lab.figures[0].to_json()) < 30_000
+def test_memory_lab_sends_little():
+    assert len(widgets.memory_lab().figures[0].to_json()) < 30_000
 
 
 def test_four_bit_lab_follows_every_control():
@@ -550,6 +525,11 @@ def test_solution_browser_follows_the_problem(tiny, countdown, few_problems):
 # ---- every builder, every control ------------------------------------------------------------------------------------
 
 
+@cache
+def shipped_scores():
+    return conclusions.run_scores(frontier.read()[0], (1, 8, 16, 32, 64))
+
+
 WAY = ("base", "grpo", "grpo-exp", "sft", "dph-f")  # from the base model to DPH-F
 
 
@@ -567,7 +547,6 @@ def builders(request, tmp_path):
     counts_of("old", "new", "newest").to_csv(tmp_path / "counts.csv", index=False)
 
     counted = {"base": [4, 10], "grpo": [0, 16], "dph-js": [8, 12]}
-    shipped_scores = lambda: conclusions.run_scores(frontier.read()[0], (1, 8, 16, 32, 64))
     guessed = {name: Outcomes.from_counts(16, c, ("cd3:2-3-4:14", "cd3:1-1-1:3")) for name, c in counted.items()}
 
     def ranks():
@@ -643,6 +622,11 @@ def test_a_widget_loads_what_it_needs_alone(code, others):
     assert others & set(done.stdout.split()) == set()
 
 
+def on_the_page(plots):
+    """What the browser is sent, as one string."""
+    return json.dumps([plot.value if isinstance(plot, ipywidgets.HTML) else plot.figure for plot in plots.children])
+
+
 LATER = {("TrainingLab", "steps")}  # read when a run starts
 
 
@@ -681,13 +665,13 @@ def test_every_control_of_every_widget_redraws_and_has_a_name(name, builders):
     for key, control in widget.controls.items():
         switch_on(widget, control)
         assert not control.disabled, f"{name}: {key} cannot be switched on"
-        seen = {json.dumps(shown(widget))}
+        seen = {on_the_page(plots)}
         for value in positions(control):
             before = widget.figures
             changed = value != control.value
             control.value = value
             assert widget.figures is not before or not changed, f"{name}: {key} = {value!r} draws nothing"
-            seen.add(json.dumps(shown(widget)))
+            seen.add(on_the_page(plots))
             for drawn, figure in zip(plots.children, widget.figures, strict=True):
                 if isinstance(figure, str):
                     assert drawn.value == figure
@@ -706,6 +690,8 @@ def test_every_button_can_be_pressed(name, builders):
     widget = builders[name]()
     buttons = [child for child in widget.children[0].children if isinstance(child, ipywidgets.Button)]
     assert buttons
+    if "steps" in widget.controls:
+        widget.controls["steps"].value = 5  # not the 40 of a real run
     for button in buttons:
         before = widget.figures
         button.click()
