@@ -26,7 +26,7 @@ if not all(map(find_spec, ("dphrl_lite", "math_verify", "anywidget"))):
         assert address, "The kit is not here: write its git address or its folder between the quotes above, run again."
         !git clone -q --depth 1 "{address}" "{kit}"
     %run "{kit}/dphrl_lite/course/install.py"
-import dphrl_lite  # noqa: F401 -- before all else: it settles how many threads numpy and torch take
+import dphrl_lite  # before all else: it settles how many threads numpy and torch take
 """
 NEEDED = ("math_verify", "anywidget")
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
