@@ -137,6 +137,7 @@ class DPHTrainer(GRPOTrainer):
         self.stored = self._rows(parts, by_id) if self.method.rehearses and args.strength > 0 else []
         self.settled = not self.stored  # whether the stored log-probs are known to be this forward's
         self._pending, self._stored_logp, self._update, self._seen = None, None, (-1, 0), Averages()
+        self.rehearsed = 0  # stored tokens trained so far
         if args.kit_sampler:
             grpo["rollout_func"] = self._draw
         rewards = grpo.pop("reward_funcs", None) or []
@@ -224,6 +225,7 @@ class DPHTrainer(GRPOTrainer):
         if rows:
             loss = loss + self.args.strength * processes * self._penalty(rows, total).to(loss.dtype)
         if last:
+            self.rehearsed += total
             for name, value in self._seen.result().items():
                 self._metrics["train"][name].append(value)
             self._seen = Averages()
