@@ -20,14 +20,14 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from dphrl_lite import preflight
-from dphrl_lite.engine import checkpoint
+from dphrl_lite.engine import batches, checkpoint, optimizers
+from dphrl_lite.engine.journal import LOG, read_log
 from dphrl_lite.large.trl import DPHConfig, DPHTrainer, carried
-from dphrl_lite.metrics import LOG, METRICS, peak_memory_gb, read_log
+from dphrl_lite.metrics import METRICS, peak_memory_gb
 from dphrl_lite.models import Policy, settle_threads
 from dphrl_lite.presampling import Partition
 from dphrl_lite.tasks import Problem, Task
-from dphrl_lite.training import Run, TrainConfig
+from dphrl_lite.training import Run, TrainConfig, explored_ids, manifest
 
 OPTIMIZERS = {"adamw": "adamw_torch", "adamw-8bit": "adamw_bnb_8bit", "paged-adamw-8bit": "paged_adamw_8bit"}
 _NAMES = {"grad_norm": "gradient_norm", "frac_reward_zero_std": "zero_spread"}
@@ -69,9 +69,9 @@ def train(
         state = PartialState()
         records: list[dict] = []
         if out is not None:
-            manifest = _manifest(policy, task, problems, parts, config, args) | {"trl": more}
+            identity = _manifest(policy, task, problems, parts, config, args) | {"trl": more}
             with state.main_process_first():
-                checkpoint.claim(folder, manifest)
+                checkpoint.claim(folder, identity)
         newest = get_last_checkpoint(folder) if folder.is_dir() else None
         if newest:
             done = int(newest.rsplit("-", 1)[1]) // config.minibatches
@@ -116,7 +116,7 @@ def translated(config: TrainConfig, policy: Policy, problems: Sequence[Problem])
             f"samples = {config.samples} by minibatches = {updates}, and rehearsal_per_step = {config.rehearsal_per_step}, too"
         )
     width = longest + max(len(policy.encode(p.prompt)) for p in problems)
-    at_once = max(1, preflight.microbatch_tokens(config, len(policy.tokenizer)) // width)
+    at_once = max(1, batches.microbatch_tokens(config.microbatch_tokens, len(policy.tokenizer)) // width)
     size = max(n for n in range(1, rows + 1) if rows % n == 0 and n <= at_once)
     low = next(p for p in policy.model.parameters() if p.is_floating_point()).dtype == torch.bfloat16
     found = {"per_device_train_batch_size": size, "gradient_accumulation_steps": rows // size}
@@ -129,7 +129,7 @@ def translated(config: TrainConfig, policy: Policy, problems: Sequence[Problem])
     found |= {"method": config.method, "strength": config.strength, "alpha": config.alpha, "seed": config.seed}
     found |= {"rehearsal_batch_size": config.rehearsal_per_step // updates, "allow_mismatch": config.allow_mismatch}
     found |= {"max_completion_length": longest, "temperature": config.temperature, "bf16": low}
-    optim = OPTIMIZERS[preflight.optimizer_name(config, policy.quantised, policy.device)]
+    optim = OPTIMIZERS[optimizers.choose(config.optimizer, policy.quantised, policy.device)]
     found |= {
         "optim": optim,
         "learning_rate": config.learning_rate,
@@ -160,18 +160,14 @@ def options(pairs: Sequence[str]) -> dict[str, object]:
 
 def _manifest(policy: Policy, task: Task, problems, parts: Partition, config: TrainConfig, args: DPHConfig) -> dict:
     method, by_id = carried(config.method), {p.id: p for p in problems}
-    chosen = [by_id[i] for i in preflight.on_policy_ids(method, parts)]
+    chosen = [by_id[i] for i in explored_ids(method, parts)]
     told = {
         "strength": args.strength,
         "max_new_tokens": args.max_completion_length,
         "optimizer": args.optim,
         "engine": "trl",
     }
-    return (
-        preflight.manifest(task, method, chosen, parts, config)
-        | told
-        | {"weights": checkpoint.weights_digest(policy.model)}
-    )
+    return manifest(task, chosen, parts, config) | told | {"weights": checkpoint.weights_digest(policy.model)}
 
 
 class _Ledger(TrainerCallback):

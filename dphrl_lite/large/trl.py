@@ -11,6 +11,7 @@ How a step differs from the kit's own (`training`): advantages are divided by st
 to a problem; where a generation serves several updates, `loss_type="dapo"` divides each by their mean number of tokens.
 """
 
+import dataclasses
 import io
 import warnings
 from collections.abc import Sequence
@@ -24,16 +25,18 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from dphrl_lite import divergences, preflight
-from dphrl_lite.batches import Order, Row, token_count
-from dphrl_lite.engine import checkpoint
+from dphrl_lite import divergences
+from dphrl_lite.engine import checkpoint, precision
+from dphrl_lite.engine.batches import Stream, token_count
+from dphrl_lite.engine.logprobs import TokenBatch, collate, pad
 from dphrl_lite.errors import lookup
 from dphrl_lite.metrics import Averages
 from dphrl_lite.models import Policy
 from dphrl_lite.objectives import METHODS, Method, rehearsal_loss
 from dphrl_lite.presampling import Partition, seed_of
-from dphrl_lite.sampling import TokenBatch, collate, generate, pad
+from dphrl_lite.sampling import generate
 from dphrl_lite.tasks import Problem, Task
+from dphrl_lite.training import Stored, check_inputs, explored_ids, stored_completions
 
 try:
     from trl import GRPOConfig, GRPOTrainer
@@ -130,11 +133,12 @@ class DPHTrainer(GRPOTrainer):
     ):
         args = DPHConfig() if args is None else args
         self.method, self.task = carried(args.method), task
-        preflight.check_inputs(self.method, problems, parts, args)
+        check_inputs(problems, parts, args)
         self.policy = _policy(model, grpo.pop("processing_class", None))
         by_id = {p.id: p for p in problems}
-        self.problems = [by_id[i] for i in preflight.on_policy_ids(self.method, parts)]
-        self.stored = self._rows(parts, by_id) if self.method.rehearses and args.strength > 0 else []
+        self.problems = [by_id[i] for i in explored_ids(self.method, parts)]
+        rehearsal = parts.rehearsal if self.method.rehearses and args.strength > 0 else parts.rehearsal.iloc[:0]
+        self.stored = stored_completions(self.policy, by_id, rehearsal)
         self.settled = not self.stored  # whether the stored log-probs are known to be this forward's
         self._pending, self._stored_logp, self._update, self._seen = None, None, (-1, 0), Averages()
         self.rehearsed = 0  # stored tokens trained so far
@@ -158,14 +162,6 @@ class DPHTrainer(GRPOTrainer):
 
     # ---- data and reward -----------------------------------------------------------------------------------------
 
-    def _rows(self, parts: Partition, by_id: dict) -> list[Row]:
-        table, policy = parts.rehearsal, self.policy
-        prompts = (
-            table["prompt"] if "prompt" in table else [policy.render(by_id[i].prompt) for i in table["problem_id"]]
-        )
-        columns = prompts, table["token_ids"], table["logp"]
-        return [Row(policy.tokenize(p), t.tolist(), x.tolist()) for p, t, x in zip(*columns, strict=True)]
-
     def _dataset(self, args: DPHConfig) -> Dataset:
         """D_exp: prompts as TRL renders them, and positions in `problems`; in the kit's order where the steps are counted."""
         chat = (
@@ -184,7 +180,8 @@ class DPHTrainer(GRPOTrainer):
         every = args.steps_per_generation * args.num_iterations
         generations = -(-args.max_steps * args.gradient_accumulation_steps // every)
         args.shuffle_dataset = False
-        self.order = Order(len(prompts), args.seed, 0).take(generations * self.per_generation)
+        taken = Stream(range(len(prompts)), args.seed, 0).take(generations * self.per_generation)
+        self.order = [int(i) for _, i in taken]
         return whole.select(self.order)
 
     def correct(self, completion_ids: list[list[int]], problem: list[int], **_) -> list[float]:
@@ -231,7 +228,7 @@ class DPHTrainer(GRPOTrainer):
             self._seen = Averages()
         return loss
 
-    def _share(self) -> tuple[list[Row], bool, int]:
+    def _share(self) -> tuple[list[Stored], bool, int]:
         """This micro-batch's stored rows on this process, whether it is the update's last, and the update's stored tokens.
 
         Which rows come when follows from the number of the update alone, so that a run that goes on needs no state.
@@ -241,18 +238,18 @@ class DPHTrainer(GRPOTrainer):
         pieces, state = self.current_gradient_accumulation_steps, self.accelerator
         if not self.stored:
             return [], micro + 1 == pieces, 0
-        order = Order(len(self.stored), self.args.seed, 1)
-        order.place = step * self.args.rehearsal_batch_size
-        rows = [self.stored[i] for i in order.take(self.args.rehearsal_batch_size)]
+        stream = Stream(self.stored, self.args.seed, 1)
+        stream.place = step * self.args.rehearsal_batch_size
+        rows = [stored for _, stored in stream.take(self.args.rehearsal_batch_size)]
         mine = rows[micro * state.num_processes + state.process_index :: pieces * state.num_processes]
         return mine, micro + 1 == pieces, token_count(rows)
 
-    def _batch(self, rows: Sequence[Row]) -> TokenBatch:
+    def _batch(self, rows: Sequence[Stored]) -> TokenBatch:
         return collate(
             [r.prompt for r in rows], [r.token_ids for r in rows], self.policy.pad_id, self.accelerator.device
         )
 
-    def _penalty(self, rows: Sequence[Row], total: int) -> Tensor:
+    def _penalty(self, rows: Sequence[Stored], total: int) -> Tensor:
         """These rows' part of L_pef, so that the parts of all micro-batches and processes add up to the token mean."""
         if self._pending is not None:
             self._pending = None
@@ -261,7 +258,7 @@ class DPHTrainer(GRPOTrainer):
                 "loss, such as Liger's, goes around it: switch it off (use_liger_kernel, use_liger_loss)"
             )
         logp, mask = self._stored_logp
-        logp_ref = pad([r.logp for r in rows], 0.0).to(logp)
+        logp_ref = pad([r.logp_ref for r in rows], 0.0).to(logp)
         penalty, share = rehearsal_loss(self.method, logp, logp_ref, mask, self.args.alpha), token_count(rows) / total
         self._seen.add(share, penalty=penalty.detach())
         self._seen.log_u.append(divergences.masked_log_ratio(logp.detach(), logp_ref, mask))
@@ -301,7 +298,7 @@ class DPHTrainer(GRPOTrainer):
             path.unlink(missing_ok=True)
         probe = self.stored[:: max(1, len(self.stored) // 256)]
         found = self._score(model, probe)
-        gap = float(np.abs(found - np.concatenate([r.logp for r in probe])).mean())
+        gap = float(np.abs(found - np.concatenate([r.logp_ref for r in probe])).mean())
         if _agree(gap):
             return
         scores = self._score(model, self.stored)
@@ -312,11 +309,11 @@ class DPHTrainer(GRPOTrainer):
 
     def _take(self, scores: np.ndarray):
         ends = np.cumsum([len(row.token_ids) for row in self.stored])[:-1]
-        for row, logp in zip(self.stored, np.split(scores, ends), strict=True):
-            row.logp = logp.tolist()
+        pairs = zip(self.stored, np.split(scores, ends), strict=True)
+        self.stored = [dataclasses.replace(row, logp_ref=logp.tolist()) for row, logp in pairs]
 
     @torch.no_grad()
-    def _score(self, model, rows: Sequence[Row]) -> np.ndarray:
+    def _score(self, model, rows: Sequence[Stored]) -> np.ndarray:
         """Log-probs of all completion tokens of `rows`, one after the other, by the forward that trains. Each process scores
         its share; all make the same number of forwards, since who holds a part of the weights takes part in each."""
         processes, index = self.accelerator.num_processes, self.accelerator.process_index
@@ -362,15 +359,15 @@ def _npy(array: np.ndarray) -> bytes:
 
 def _agree(gap: float) -> bool:
     """Whether stored log-probs that lie `gap` nats a token from the training forward's can stand. Raises for foreign ones."""
-    if not gap <= preflight.FOREIGN:
+    if not gap <= precision.FOREIGN:
         raise ValueError(
             f"these weights did not write the stored answers: mean |log u| is {gap:.2g} before the first step, where it should "
-            f"be 0 (at most {preflight.FOREIGN:g}). Pre-sample this model, or train the one that was pre-sampled"
+            f"be 0 (at most {precision.FOREIGN:g}). Pre-sample this model, or train the one that was pre-sampled"
         )
-    if gap > preflight.ROUNDED:
+    if gap > precision.ROUNDED:
         warnings.warn(
             f"the stored log-probs differ from the training forward's by {gap:.3f} nats on average (more than "
-            f"{preflight.ROUNDED:g}): other precision or kernels drew them. They are computed again",
+            f"{precision.ROUNDED:g}): other precision or kernels drew them. They are computed again",
             stacklevel=2,
         )
-    return gap <= preflight.EXACT
+    return gap <= precision.EXACT

@@ -16,9 +16,10 @@ os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # that rollout functions may chang
 from trl import GRPOConfig, GRPOTrainer
 
 from dphrl_lite import models, presampling, training
+from dphrl_lite.engine.batches import Stream
+from dphrl_lite.engine.logprobs import TokenBatch, collate, pad, token_logps
 from dphrl_lite.large.trl import RESCORED, DPHConfig, DPHTrainer
 from dphrl_lite.objectives import METHODS, clipped_loss, rehearsal_loss
-from dphrl_lite.sampling import TokenBatch, collate, pad, token_logps
 
 QUICK = {"max_steps": 3, "per_device_train_batch_size": 12, "gradient_accumulation_steps": 2, "num_generations": 4}
 QUICK |= {"max_completion_length": 12, "use_cpu": True, "bf16": False, "seed": 0, "report_to": "none"}
@@ -76,12 +77,12 @@ class Beside(TrainerCallback):
         logp = token_logps(model, batch)[0]
         old = inputs.get("old_per_token_logps", logp.detach())
         fresh = clipped_loss(logp, old, inputs["advantages"].to(logp), mask, args.epsilon, args.epsilon_high)
-        order = training_order(len(trainer.stored), args.seed)
-        order.place = state.global_step * args.rehearsal_batch_size
-        stored = [trainer.stored[i] for i in order.take(args.rehearsal_batch_size)]
+        stream = Stream(trainer.stored, args.seed, 1)
+        stream.place = state.global_step * args.rehearsal_batch_size
+        stored = [row for _, row in stream.take(args.rehearsal_batch_size)]
         batch = collate([r.prompt for r in stored], [r.token_ids for r in stored], 0)
         logp = token_logps(model, batch)[0]
-        logp_ref = pad([r.logp for r in stored], 0.0).to(logp)
+        logp_ref = pad([r.logp_ref for r in stored], 0.0).to(logp)
         penalty = rehearsal_loss(METHODS[args.method], logp, logp_ref, batch.mask, args.alpha)
         expected = fresh.loss + args.strength * penalty
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -90,12 +91,6 @@ class Beside(TrainerCallback):
         row = {"loss": expected.item(), "got": sum(loss for _, loss in kept), "penalty": penalty.item()}
         row |= {"clipped": fresh.clipped_low + fresh.clipped_high}
         self.rows.append(row | {"gap": ((got - gradient).norm() / gradient.norm()).item()})
-
-
-def training_order(n, seed):
-    from dphrl_lite.batches import Order
-
-    return Order(n, seed, 1)
 
 
 @pytest.mark.parametrize("method", ["dph-f", "dph-js", "dph-alpha", "dph-hellinger", "sft"])
