@@ -89,6 +89,7 @@ class Policy:
     adapter: bool = False
     max_new_tokens: int = 1024
     trained: bool = False
+    sampler: Callable | None = None  # another engine that draws in place of `sampling.generate`
 
     @property
     def device(self) -> torch.device:

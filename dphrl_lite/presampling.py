@@ -118,6 +118,8 @@ def _claim(out, policy, task: Task, problems, config: PresampleConfig, shard) ->
     identity = {"kind": "presampling", "model": policy.name} | task.identity() | asdict(config)
     identity |= {"max_new_tokens": longest, "problem_count": len(problems), "versions": versions()}
     identity |= {"weights": weights_digest(policy.model), "tokenizer": tokenizer_digest(policy.tokenizer)}
+    if getattr(policy, "sampler", None) is not None:
+        identity |= policy.sampler.identity()
     prompts = digest([policy.render(p.prompt) for p in problems])  # some chat templates write the date of the day
     return claim(out, identity | {"problems": digest([asdict(p) for p in problems]), "prompts": prompts})
 

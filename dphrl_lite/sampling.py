@@ -49,7 +49,8 @@ def generate(
     to a prompt (`seeds[i]`), so what is drawn does not depend on the batch it is drawn in, up to rounding of the logits.
 
     Args:
-        policy: a `models.Policy`. Dropout is off while sampling; the model comes back in the mode it was in.
+        policy: a `models.Policy`, whose `sampler` draws if it has one. Dropout is off while sampling; the model comes back in
+            the mode it was in.
         prompts: token ids of each prompt.
         samples: completions per prompt.
         seeds: one integer per prompt.
@@ -67,6 +68,9 @@ def generate(
         NotImplementedError: the model keeps a state that cannot be shared by completions (as linear attention does).
         FloatingPointError: the model's logits are not numbers, as after an update that was too large.
     """
+    if getattr(policy, "sampler", None) is not None:
+        how = {"temperature": temperature, "top_p": top_p, "training_temperature": training_temperature}
+        return policy.sampler(policy, prompts, samples, seeds=seeds, max_new_tokens=max_new_tokens, **how)
     check_settings(samples, max_new_tokens, temperature, top_p, training_temperature)
     if len(seeds) != len(prompts):
         raise ValueError(f"generate needs one seed per prompt; got {len(seeds)} seeds for {len(prompts)} prompts")
