@@ -232,6 +232,6 @@ def _weights(model) -> int:
 
 def _adapter(model) -> tuple:
     """Which adapter is on, of a PEFT model: the first adapted layer's state stands for all."""
-    layer = next((m for m in model.modules() if hasattr(m, "disable_adapters") and hasattr(m, "active_adapters")), None)
+    layer = next((m for m in model.modules() if "lora_A" in m._modules), None)
     return () if layer is None else (layer.disable_adapters, layer.merged, tuple(layer.active_adapters))
 

@@ -256,7 +256,7 @@ def test_float16_scales_gradients_and_names_an_overflow(tiny):
     for dtype in (torch.bfloat16, torch.float16):
         error = ((found[dtype] - found[torch.float32]).norm() / found[torch.float32].norm()).item()
         print(f"gradient in {dtype}: relative error {error:.2g}")
-        assert error < (0.1 if dtype == torch.bfloat16 else 0.02)
+        assert error < (0.3 if dtype == torch.bfloat16 else 0.05)
     with torch.no_grad():
         policy.model.get_input_embeddings().weight.mul_(1e4)
         policy.model.get_input_embeddings().weight.clamp_(-6e4, 6e4)
