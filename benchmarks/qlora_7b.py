@@ -12,8 +12,10 @@ of the same length through, too. No token ends a completion. Random weights writ
 right: all groups are mixed. Before training all answers to half of the problems do, so that there is something to rehearse.
 
 - decode: `sampling.generate` with 8, 32 and 64 rows: all seconds of 64 + 960 tokens over 960; the eager way and transformers'
-  `generate` in the same run, 16 and 80 tokens, difference over 64 (short contexts are to their advantage). Before it is timed,
-  each way has run once: graphs are captured, and what that takes is said.
+  `generate` (with peft's own LoRA products, and with ours) in the same run, 16 and 80 tokens, difference over 64 (short contexts
+  are to their advantage). Before it is timed, each way has run once: graphs are captured, and what that takes is said.
+- kernels: what the GPU does while one token of 8 rows is decoded, captured and eagerly: kernels, their milliseconds, and the
+  first 100 of them on a time line.
 - update: the update of each method, judging (nothing here) included. Completions are made up, and scored by the training forward.
 - step: whole steps, completions sampled.
 - gradients: an adapter's gradients, products in bfloat16 and in float32, against a network that computes in float32 throughout.
@@ -39,7 +41,7 @@ from pathlib import Path
 import torch
 
 from dphrl_lite import models, presampling, training
-from dphrl_lite.engine import graphs
+from dphrl_lite.engine import decoding, graphs
 from dphrl_lite.engine.logprobs import collate, token_logps
 from dphrl_lite.metrics import peak_memory_gb
 from dphrl_lite.sampling import Completion, generate
@@ -48,12 +50,14 @@ from dphrl_lite.tasks import Problem, Task, Verdict
 
 PROBLEMS, SAMPLES, RANK = 2, 4, 16
 METHODS = ("grpo", "rkl", "dph-f", "dph-js")
-PARTS = ("decode", "update", "step", "gradients", "trl")
+PARTS = ("decode", "kernels", "update", "step", "gradients", "trl")
 SIZES = {  # of the model (None: as the profile says), of a prompt and of a completion, and of the matrix that is timed
     "7b": (None, 64, 960, 8192),
     "tiny": ((512, 64, 128, 2, 4, 2), 8, 24, 256),
 }
 ROWS = (8, 32, 64)  # decoded at once
+KINDS = {"products with 4-bit weights": ("4bit", "Dequantize"), "other matrix products": ("nvjet", "gemm", "cublas", "splitK"),
+         "attention": ("sdpa", "flash", "fmha", "attention"), "the rest": ("",)}  # fmt: skip
 FEW, MORE = 16, 80  # tokens, of which the difference is timed, of the slower ways
 
 
@@ -254,6 +258,7 @@ class Bench:
         if size == "7b" and self.plan.device.type != "cuda":
             raise SystemExit("7B needs a GPU, and torch finds none: --size tiny runs the same code on a CPU")
         _, self.prompt, self.longest, matrix = SIZES[size]
+        self.gpu = self.plan.device.type == "cuda"
         tokens = PROBLEMS * SAMPLES * (self.prompt + self.longest)
         self.shape = {"problems_per_step": PROBLEMS, "samples": SAMPLES, "rehearsal_per_step": PROBLEMS * SAMPLES}
         self.shape |= {"minibatches": 1, "max_new_tokens": self.longest, "microbatch_tokens": tokens}
@@ -289,13 +294,18 @@ class Bench:
             if rows == ROWS[0]:
                 found.append(self._decode("captured, adapter off", rows, True, off=True))
                 found.append(self._decode("eager", rows, False))
-            found.append(self._decode("transformers", rows, None))
+            if rows == ROWS[0]:
+                found.append(self._decode("transformers, our products", rows, None))
+            with plain_lora(self.policy.model):
+                found.append(self._decode("transformers and peft", rows, None))
         return found
 
     def _decode(self, way: str, rows: int, captured: bool | None, off: bool = False) -> dict:
         self.start_anew()
         prompts = [self.policy.encode(p.prompt) for p in self.problems[:2]]
-        lengths = (self.longest // 2, self.longest) if captured else (min(FEW, self.longest // 2), min(MORE, self.longest))
+        lengths = (
+            (self.longest // 2, self.longest) if captured else (min(FEW, self.longest // 2), min(MORE, self.longest))
+        )
 
         def seconds(length: int) -> float:
             clock = Clock(self.plan.device, self._theirs if captured is None else generate)
@@ -320,6 +330,49 @@ class Bench:
         settings = {"do_sample": True, "top_k": 0, "num_return_sequences": samples, "pad_token_id": 0}
         settings |= {"min_new_tokens": max_new_tokens, "max_new_tokens": max_new_tokens}
         policy.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings)
+
+    def kernels(self) -> list[dict]:
+        """What the GPU does during one token; empty without one."""
+        return [self._kernels(way, captured) for way, captured in (("captured", True), ("eager", False)) if self.gpu]
+
+    @torch.no_grad()
+    def _kernels(self, way: str, captured: bool) -> dict:
+        from torch.profiler import ProfilerActivity, profile
+
+        self.start_anew()
+        self.policy.model.eval()
+        prompts, token = [self.policy.encode(self.problems[0].prompt)], torch.ones(ROWS[0], 1, dtype=torch.long).cuda()
+        rows, clock = (
+            decoding.start(self.policy, prompts, ROWS[0], self.longest, captured),
+            Clock(self.plan.device, None),
+        )
+        for _ in range(3):
+            rows.append(token)
+        clock.wait()
+        started = time.perf_counter()
+        for _ in range(10):
+            rows.append(token)
+        clock.wait()
+        wall = (time.perf_counter() - started) / 10
+        with profile(activities=[ProfilerActivity.CUDA]) as seen:
+            rows.append(token)
+            clock.wait()
+        events = [e for e in seen.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+        events = sorted((e.time_range.start, e.time_range.end, kind_of(e.name)) for e in events)
+        found = {
+            "way": way,
+            "wall_ms": 1e3 * wall,
+            "kernels": len(events),
+            "busy_ms": sum(b - a for a, b, _ in events) / 1e3,
+        }
+        found["kinds"] = {k: [0, 0.0] for k in KINDS}
+        for a, b, kind in events:
+            found["kinds"][kind] = [found["kinds"][kind][0] + 1, found["kinds"][kind][1] + (b - a) / 1e3]
+        found["first"] = [[round(a - events[0][0], 2), round(b - events[0][0], 2), kind] for a, b, kind in events[:100]]
+        print(
+            f"{way}: {found['wall_ms']:.2f} ms, {found['kernels']} kernels, busy {found['busy_ms']:.2f} ms", flush=True
+        )
+        return found
 
     def update(self) -> list[dict]:
         """Updates of each method."""
@@ -395,8 +448,10 @@ class Bench:
             clock.wait()
             seconds.append(time.perf_counter() - started)
         tokens = inputs["completion_ids"].numel() + inputs["prompt_ids"].numel()
-        operations = (6 + 2 * (beta > 0)) * tokens * (
-            base_parameters(self.policy) - self.policy.model.get_input_embeddings().weight.numel()
+        operations = (
+            (6 + 2 * (beta > 0))
+            * tokens
+            * (base_parameters(self.policy) - self.policy.model.get_input_embeddings().weight.numel())
         )
         update = statistics.median(seconds[1:])
         found = {"beta": beta, "trl": version("trl"), "update_s": update, "peak_gb": peak_memory_gb(self.plan.device)}
@@ -415,7 +470,9 @@ class Bench:
 @contextmanager
 def plain_lora(model):
     """Adapter products as peft makes them: in float32."""
-    narrow = {m: m.__dict__.pop("forward") for m in model.modules() if "lora_A" in m._modules and "forward" in m.__dict__}
+    narrow = {
+        m: m.__dict__.pop("forward") for m in model.modules() if "lora_A" in m._modules and "forward" in m.__dict__
+    }
     try:
         yield
     finally:
@@ -439,6 +496,10 @@ def computing_in_float32(model):
             t.data = t.data.to(dtype)
         for m in packed:
             m.compute_dtype = dtype
+
+
+def kind_of(kernel: str) -> str:
+    return next(kind for kind, parts in KINDS.items() if any(part in kernel for part in parts))
 
 
 def trl_trainer(policy, beta: float, folder: str):

@@ -90,11 +90,12 @@ def generate(
     return found
 
 
-def rows_at_once(model, tokens: int) -> int:
+def rows_at_once(model, tokens: int, device: torch.device | None = None) -> int:
     """Completions of `tokens` tokens, prompt included, whose cache and logits fit into `CACHE_BYTES`; 1 to 1,024.
 
     A token's cache is layers x key-value heads x head size x 2 numbers (x 2 or 4 bytes); drawing takes 24 bytes per word
-    of the vocabulary and row. The bound of 1,024 is for tiny models, whose batches should stay in the processor's cache.
+    of the vocabulary and row. On a GPU (`device`; None: the model's) rows are a little longer and logits lie once more in the
+    buffers of `engine.graphs`. The bound of 1,024 is for tiny models, whose batches should stay in the processor's cache.
     """
     if getattr(model, "config", None) is None:
         return 1024  # nothing to reckon with
@@ -105,8 +106,14 @@ def rows_at_once(model, tokens: int) -> int:
         numbers = (getattr(config, "num_key_value_heads", None) or heads) * head_size
     except RuntimeError:  # transformers' word for settings that differ between layers
         numbers = config.hidden_size
-    itemsize = next(p for p in model.parameters() if p.is_floating_point()).element_size()
-    row = 2 * config.num_hidden_layers * numbers * itemsize * tokens + 24 * config.vocab_size
+    weight = next(p for p in model.parameters() if p.is_floating_point())
+    itemsize = weight.element_size()
+    words = 24
+    if (device or weight.device).type == "cuda":
+        from dphrl_lite.engine.graphs import room_for
+
+        tokens, words = room_for(tokens), 28 + itemsize
+    row = 2 * config.num_hidden_layers * numbers * itemsize * tokens + words * config.vocab_size
     return min(1024, max(1, CACHE_BYTES // row))
 
 

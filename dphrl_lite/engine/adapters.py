@@ -38,10 +38,14 @@ def _forward(layer, plain, scale: float, x: Tensor, *args, **kwargs) -> Tensor:
     special = layer.disable_adapters or layer.merged or others or args or kwargs or name not in layer.lora_A
     if special or layer.lora_variant or layer.lora_bias[name] or isinstance(layer.lora_dropout[name], torch.nn.Dropout):
         return plain(x, *args, **kwargs)
-    a, b = (_Rounded.apply(m[name].weight, x.dtype, scale) for m in (layer.lora_A, layer.lora_B))
+    a, b = (_rounded(m[name].weight, x.dtype, scale) for m in (layer.lora_A, layer.lora_B))
     base, inner = layer.get_base_layer()(x), torch.nn.functional.linear(x, a)
     flat = torch.addmm(base.flatten(0, -2), inner.flatten(0, -2), b.T, alpha=layer.scaling[name])
     return flat.view_as(base)
+
+
+def _rounded(weight: Tensor, dtype: torch.dtype, scale: float) -> Tensor:
+    return weight if weight.dtype == dtype else _Rounded.apply(weight, dtype, scale)
 
 
 class _Rounded(torch.autograd.Function):

@@ -77,6 +77,11 @@ def room_for(tokens: int) -> int:
     return -(-tokens // STEP) * STEP
 
 
+def capacity_for(rows: int) -> int:
+    """Rows that the buffers hold where `rows` are asked for."""
+    return -(-rows // 8) * 8 if rows > 8 else rows
+
+
 class FixedRows:
     """The rows still being written, first in the buffers of a `Slots`; the methods are those of `decoding.Rows`."""
 
@@ -84,6 +89,7 @@ class FixedRows:
         self.policy, self.logits, self.count = policy, logits, len(logits)
         self.slots = _slots(policy.model, cache, self.count, attention.shape[1] + length, logits.shape[-1])
         self.slots.fill(cache, attention, samples)
+        self.adapter = self.slots.check(policy.model)
         self.size = rows_for(self.count, self.slots.capacity)
 
     def shrinks(self, going: int) -> bool:
@@ -99,7 +105,7 @@ class FixedRows:
     def append(self, tokens: Tensor):
         """Read one more token in every row, `[rows, 1]`."""
         self.slots.token[: self.count].copy_(tokens)
-        self.slots.run(self.policy, self.size)
+        self.slots.run(self.policy, self.size, self.adapter)
         self.logits = self.slots.logits[: self.count]
 
 
@@ -109,7 +115,7 @@ def _slots(model, cache, rows: int, tokens: int, vocabulary: int) -> "Slots":
     if kept is None or not kept.fits(cache, rows, room):
         _kept.pop(model, None)
         kept = None  # before the new ones are made
-        _kept[model] = kept = Slots(cache, -(-rows // 8) * 8 if rows > 8 else rows, room, vocabulary)
+        _kept[model] = kept = Slots(cache, capacity_for(rows), room, vocabulary)
     return kept
 
 
@@ -128,7 +134,8 @@ class Slots:
         self.token, self.position = (torch.zeros(capacity, 1, device=device, dtype=torch.long) for _ in range(2))
         self.slot = torch.zeros(1, device=device, dtype=torch.long)
         self.logits = torch.zeros(capacity, vocabulary, device=device)
-        self.graphs, self.weights, self.pool, self.plain = {}, None, None, device.type != "cuda"
+        self.graphs, self.places, self.plain = {}, None, device.type != "cuda"
+        self.pool = None if self.plain else torch.cuda.graph_pool_handle()
 
     def _buffer(self, states: Tensor) -> Tensor:
         return states.new_zeros(self.capacity, states.shape[1], self.room, states.shape[3])
@@ -141,7 +148,12 @@ class Slots:
     def fits(self, cache, rows: int, room: int) -> bool:
         """Whether these buffers serve: attention reads all of a row's room, so it may be twice too large, not more."""
         new, keys = cache.layers[0].keys, self.pairs[0][0]
-        same = (new.dtype, new.device, new.shape[1], new.shape[3]) == (keys.dtype, keys.device, keys.shape[1], keys.shape[3])
+        same = (new.dtype, new.device, new.shape[1], new.shape[3]) == (
+            keys.dtype,
+            keys.device,
+            keys.shape[1],
+            keys.shape[3],
+        )
         return same and rows <= self.capacity and room <= self.room <= 2 * room
 
     def fill(self, cache, attention: Tensor, samples: int):
@@ -164,13 +176,17 @@ class Slots:
         for buffer in (*(x for pair in self.pairs for x in pair), self.mask, self.position):
             buffer[: len(keep)] = buffer.index_select(0, keep)
 
-    def run(self, policy, size: int):
+    def check(self, model) -> tuple:
+        """Before the first token of a call: forget all graphs if weights have moved. Returns which adapter is on."""
+        places = hash(tuple(p.data_ptr() for p in model.parameters()))  # a graph reads these addresses and no others
+        if places != self.places:
+            self.graphs, self.places = {}, places
+        return _adapter(model)
+
+    def run(self, policy, size: int, adapter: tuple):
         """One token more in the first `size` rows: by their graph, captured at its first use, or kernel by kernel."""
         if self.plain:
             return self._step(policy.model, size)
-        weights, adapter = _weights(policy.model), _adapter(policy.model)
-        if weights != self.weights:
-            self.graphs, self.weights, self.pool = {}, weights, torch.cuda.graph_pool_handle()
         if (size, adapter) not in self.graphs:
             try:
                 self.graphs[size, adapter] = self._capture(policy.model, size)
@@ -225,13 +241,7 @@ def _waiting_is_an_error():
         torch.cuda.set_sync_debug_mode(before)
 
 
-def _weights(model) -> int:
-    """Where all weights lie: a graph reads these addresses and no others."""
-    return hash(tuple(p.data_ptr() for p in model.parameters()))
-
-
 def _adapter(model) -> tuple:
     """Which adapter is on, of a PEFT model: the first adapted layer's state stands for all."""
     layer = next((m for m in model.modules() if "lora_A" in m._modules), None)
     return () if layer is None else (layer.disable_adapters, layer.merged, tuple(layer.active_adapters))
-

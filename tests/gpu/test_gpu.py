@@ -189,9 +189,7 @@ def weights(run):
 
 
 def test_a_step_is_that_of_a_cpu(tiny, on_gpu, countdown, few_problems, parts):
-    runs = [
-        training.train(policy, countdown, few_problems, parts, "dph-js", 1, **SHAPE) for policy in (tiny, on_gpu)
-    ]
+    runs = [training.train(policy, countdown, few_problems, parts, "dph-js", 1, **SHAPE) for policy in (tiny, on_gpu)]
     cpu, gpu = (run.log.iloc[0] for run in runs)
     for name in ("reward", "loss_exploration", "penalty", "entropy", "gradient_norm"):
         print(f"{name}: CPU {cpu[name]:.6g}, GPU {gpu[name]:.6g}")
@@ -230,7 +228,9 @@ def test_an_adapter_on_four_bits_trains_saves_loads_and_merges(countdown, few_pr
     with torch.no_grad():
         saved, loaded = run.policy.model(ids).logits, again.model(ids).logits
     assert torch.equal(saved, loaded)
-    merged = export.merge(tmp_path / "adapter", tmp_path / "merged").float().to("cuda")  # into weights that had no 4 bits
+    merged = (
+        export.merge(tmp_path / "adapter", tmp_path / "merged").float().to("cuda")
+    )  # into weights that had no 4 bits
     with torch.no_grad():
         probabilities = [torch.softmax(x.float(), -1) for x in (merged(ids).logits, saved)]
     assert (probabilities[0] - probabilities[1]).abs().sum(-1).mean() < 0.3
