@@ -183,8 +183,13 @@ def run(command: str, argv: list[str]) -> int:
     if command != "doctor":
         parse(command, argv)()
         return 0
+    if argv[:1] == ["--as"] and len(argv) == 2:
+        from dphrl_lite.scale import memory
+
+        print(memory.on_card(argv[1]))
+        return 0
     if argv:
-        raise ValueError(f"doctor takes no flags; got {' '.join(argv)}")
+        raise ValueError(f"doctor takes no flags but --as CARD (t4), a card that is not here; got {' '.join(argv)}")
     return doctor.main()
 
 

@@ -18,10 +18,12 @@ import torch
 from accelerate import PartialState
 
 from dphrl_lite.engine import sharding, threads
+from dphrl_lite.engine.adapters import narrow
 from dphrl_lite.engine.loading import need
 from dphrl_lite.engine.threads import TINY_PARAMETERS
 from dphrl_lite.errors import unknown
 
+NO_BFLOAT16 = "float16: the GPU has no bfloat16; the adapter and its optimizer stay float32, gradients are scaled"
 FLOAT32_PARAMETERS = 1_000_000_000  # below, weights that are trained without an adapter are float32: 16 GB with AdamW
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -215,8 +217,7 @@ def choose_device() -> tuple[torch.device, torch.dtype, list[str]]:
         name = torch.cuda.get_device_name()
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.device("cuda"), torch.bfloat16, [f"device cuda: {name}", "bfloat16: the GPU computes in it"]
-        why = "float32: the GPU has no bfloat16, and in float16 gradients vanish and some models (Qwen2.5) overflow"
-        return torch.device("cuda"), torch.float32, [f"device cuda: {name}", why]
+        return torch.device("cuda"), torch.float16, [f"device cuda: {name}", NO_BFLOAT16]
     if torch.backends.mps.is_available():
         return (
             torch.device("mps"),
@@ -363,7 +364,7 @@ def _placement(parameters: int, whole: bool, nf4: bool, device: str | None, dtyp
         reasons.append(
             "one thread: its matrices are too small to share, and busy neighbours would slow shared work down"
         )
-    elif whole and parameters < FLOAT32_PARAMETERS and kind != torch.float32:
+    elif whole and kind != torch.float32 and (parameters < FLOAT32_PARAMETERS or kind == torch.float16):
         kind, reasons[1] = torch.float32, f"float32: all its weights are trained, and {kind} would lose small updates"
     if device:
         where, reasons[0] = torch.device(device), f"device {device}: as asked for"
@@ -497,8 +498,8 @@ def with_lora(model, folder: str | None, rank: int, quantised: bool):
     with torch.random.fork_rng(devices=[]), no_future_warnings():
         torch.default_generator.manual_seed(0)  # the same adapter at every start, or no run could be resumed
         if folder:  # read on the CPU: peft would read it on GPU 0, whichever holds the model
-            return PeftModel.from_pretrained(model, folder, is_trainable=True, torch_device="cpu")
-        return get_peft_model(model, config)
+            return narrow(PeftModel.from_pretrained(model, folder, is_trainable=True, torch_device="cpu"))
+        return narrow(get_peft_model(model, config))
 
 
 @contextmanager

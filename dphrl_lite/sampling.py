@@ -5,20 +5,20 @@ what u = pi_theta / pi_ref is made of. `logp_sampling` is the distribution that 
 top-p. Where the two differ, sums over samples are biased estimates of expectations under pi_ref (method, section 3).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dphrl_lite.engine.logprobs import TokenBatch, collate, pad, positions, token_logps
+from dphrl_lite.engine.logprobs import TokenBatch, check_numbers, collate, pad, token_logps
 
 __all__ = ["Completion", "TokenBatch", "check_settings", "collate", "generate", "pad", "rows_at_once", "token_logps"]
 
 CACHE_BYTES = 4 << 30  # of keys, values and logits while sampling; a constant, so that batches are the same everywhere
-WASTE = 1 / 8  # share of finished rows from which on it is worth copying the others together
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ def generate(
     top_p: float = 1.0,
     training_temperature: float = 1.0,
     max_rows: int | None = None,
+    captured: bool | None = None,
 ) -> list[list[Completion]]:
     """Draw `samples` completions to each prompt; one ends at any of `policy.eos_ids`, which is its last token.
 
@@ -59,39 +60,46 @@ def generate(
         top_p: nucleus sampling, 1 for none.
         training_temperature: of the distribution whose log-probs are stored as `logp`.
         max_rows: completions computed at once. None: as many as `CACHE_BYTES` hold, at most 1,024 (see `rows_at_once`).
+        captured: decode over fixed buffers, captured as CUDA graphs (`engine.graphs`); None: on a GPU, where the model can.
+            The draws are the same either way, up to rounding of the logits.
 
     Returns:
         For each prompt its list of `Completion`.
 
     Raises:
         ValueError: settings out of range.
-        NotImplementedError: the model keeps a state that cannot be shared by completions (as linear attention does).
+        NotImplementedError: the model keeps a state that cannot be shared by completions (as linear attention does), or
+            cannot be captured though asked to.
         FloatingPointError: the model's logits are not numbers, as after an update that was too large.
     """
     if getattr(policy, "sampler", None) is not None:
         how = {"temperature": temperature, "top_p": top_p, "training_temperature": training_temperature}
         return policy.sampler(policy, prompts, samples, seeds=seeds, max_new_tokens=max_new_tokens, **how)
+    from dphrl_lite.engine import decoding, graphs  # transformers takes its time to load
+
     check_settings(samples, max_new_tokens, temperature, top_p, training_temperature)
     if len(seeds) != len(prompts):
         raise ValueError(f"generate needs one seed per prompt; got {len(seeds)} seeds for {len(prompts)} prompts")
     rows = max_rows or rows_at_once(policy.model, max(map(len, prompts), default=0) + max_new_tokens)
     drawer = _Drawer(temperature, top_p, training_temperature)
+    start = partial(decoding.start, policy, captured=captured)
     found = [[] for _ in prompts]
-    with _evaluating(policy.model):
+    with _evaluating(policy.model), graphs.tidied(policy.model):
         for chosen in _batches([len(p) for p in prompts], max(1, rows // samples)):
             uniforms = torch.stack([_uniforms(seeds[i], samples, max_new_tokens) for i in chosen])
             for some in uniforms.split(rows, 1):  # one part, unless a single group is too large
-                drawn = _decode(policy, [prompts[i] for i in chosen], some, drawer)
+                drawn = _decode(policy, start, [prompts[i] for i in chosen], some, drawer)
                 for i, group in zip(chosen, drawn, strict=True):
                     found[i] += group
     return found
 
 
-def rows_at_once(model, tokens: int) -> int:
+def rows_at_once(model, tokens: int, device: torch.device | None = None) -> int:
     """Completions of `tokens` tokens, prompt included, whose cache and logits fit into `CACHE_BYTES`; 1 to 1,024.
 
     A token's cache is layers x key-value heads x head size x 2 numbers (x 2 or 4 bytes); drawing takes 24 bytes per word
-    of the vocabulary and row. The bound of 1,024 is for tiny models, whose batches should stay in the processor's cache.
+    of the vocabulary and row. On a GPU (`device`; None: the model's) rows are a little longer and logits lie once more in the
+    buffers of `engine.graphs`. The bound of 1,024 is for tiny models, whose batches should stay in the processor's cache.
     """
     if getattr(model, "config", None) is None:
         return 1024  # nothing to reckon with
@@ -102,8 +110,14 @@ def rows_at_once(model, tokens: int) -> int:
         numbers = (getattr(config, "num_key_value_heads", None) or heads) * head_size
     except RuntimeError:  # transformers' word for settings that differ between layers
         numbers = config.hidden_size
-    itemsize = next(p for p in model.parameters() if p.is_floating_point()).element_size()
-    row = 2 * config.num_hidden_layers * numbers * itemsize * tokens + 24 * config.vocab_size
+    weight = next(p for p in model.parameters() if p.is_floating_point())
+    itemsize = weight.element_size()
+    words = 24
+    if (device or weight.device).type == "cuda":
+        from dphrl_lite.engine.graphs import room_for
+
+        tokens, words = room_for(tokens), 28 + itemsize
+    row = 2 * config.num_hidden_layers * numbers * itemsize * tokens + words * config.vocab_size
     return min(1024, max(1, CACHE_BYTES // row))
 
 
@@ -142,13 +156,13 @@ def _uniforms(seed: int, samples: int, length: int) -> Tensor:
     return torch.rand(samples, length, generator=generator, dtype=torch.float64)
 
 
-def _decode(policy, prompts, uniforms: Tensor, drawer: "_Drawer") -> list[list[Completion]]:
+def _decode(policy, start: Callable, prompts, uniforms: Tensor, drawer: "_Drawer") -> list[list[Completion]]:
     """Completions driven by `uniforms` `[prompts, samples, length]`: prefill once, then one token of all rows a step.
 
     Which rows have ended is decided on the host: one look at the drawn tokens a step is the only wait for the device.
     """
     groups, samples, length = uniforms.shape
-    rows, eos = _Rows(policy, prompts, samples, length), policy.eos_ids
+    rows, eos = start(prompts, samples, length), policy.eos_ids
     uniforms, drawn = uniforms.flatten(0, 1).to(rows.logits.device), []
     alive, lengths = np.arange(groups * samples), np.full(groups * samples, length)
     for step in range(length):
@@ -158,7 +172,7 @@ def _decode(policy, prompts, uniforms: Tensor, drawer: "_Drawer") -> list[list[C
         if ended:  # those that ended before, and are still in the batch, too
             lengths[alive[ended]] = lengths[alive[ended]].clip(max=step + 1)
             going = lengths[alive] > step + 1
-            if going.mean() <= 1 - WASTE and going.any():
+            if going.any() and rows.shrinks(int(going.sum())):
                 keep = torch.from_numpy(going.nonzero()[0]).to(tokens.device)
                 rows.select(keep)
                 alive, tokens, uniforms = alive[going], tokens[keep], uniforms[keep]
@@ -166,59 +180,8 @@ def _decode(policy, prompts, uniforms: Tensor, drawer: "_Drawer") -> list[list[C
                 break
         if step + 1 < length:
             rows.append(tokens)
+    check_numbers(torch.cat([logp for *_, logp, _ in drawn]), policy.model)
     return _gather(drawn, lengths, samples)
-
-
-class _Rows:
-    """The rows still being written: their cache, what of it is padding, and the logits of the next token `[rows, V]`."""
-
-    def __init__(self, policy, prompts, samples: int, length: int):
-        from dphrl_lite.engine.kv_cache import share  # transformers takes its time to load
-
-        self.model, self.device = policy.model, policy.device
-        attention = pad([[1] * len(p) for p in prompts], 0, left=True).to(policy.device)
-        out = self.model(
-            input_ids=pad(prompts, policy.pad_id, left=True).to(policy.device),
-            attention_mask=attention,
-            position_ids=positions(attention),
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.cache = getattr(out, "past_key_values", None)
-        self.logits = self._drawable(out.logits).repeat_interleave(samples, 0)
-        self.width = attention.shape[1]
-        share(self.model, self.cache, samples, self.width + length)
-        ragged = len({len(p) for p in prompts}) > 1
-        self.attention = None  # where nothing is padded, attention without a mask is faster
-        self.position = torch.tensor([[self.width]], device=policy.device)
-        if ragged:
-            ones = attention.new_ones(len(attention), length)
-            self.attention = torch.cat([attention, ones], 1).repeat_interleave(samples, 0)
-            self.position = attention.sum(-1, keepdim=True).repeat_interleave(samples, 0)
-
-    def _drawable(self, logits: Tensor) -> Tensor:
-        """The last position's, where they can be drawn from: Metal has no float64, so an Apple GPU hands them over."""
-        return logits[:, -1].cpu() if self.device.type == "mps" else logits[:, -1]
-
-    def select(self, keep: Tensor):
-        """Only keep these rows."""
-        keep = keep.to(self.device)
-        self.cache.batch_select_indices(keep)
-        if self.attention is not None:
-            self.attention, self.position = self.attention[keep], self.position[keep]
-
-    def append(self, tokens: Tensor):
-        """Read one more token in every row, `[rows, 1]`."""
-        self.width += 1
-        out = self.model(
-            input_ids=tokens.to(self.device),
-            attention_mask=None if self.attention is None else self.attention[:, : self.width],
-            position_ids=self.position,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        self.logits = self._drawable(out.logits)
-        self.position = self.position + 1
 
 
 def _gather(drawn: list, lengths: np.ndarray, samples: int) -> list[list[Completion]]:
@@ -228,11 +191,6 @@ def _gather(drawn: list, lengths: np.ndarray, samples: int) -> list[list[Complet
     order = np.lexsort((steps, rows))
     order = order[(steps < lengths[rows])[order]]
     values = [torch.cat(column).squeeze(1).cpu().numpy()[order] for column in list(zip(*drawn, strict=True))[1:]]
-    if np.isnan(values[1]).any():
-        raise FloatingPointError(
-            "the model's logits are not numbers, so no token can be drawn: its weights have overflowed. Go back to an "
-            "earlier checkpoint and lower learning_rate or strength"
-        )
     ends = lengths.cumsum().tolist()
     values = [x.tolist() for x in values]
     found = [Completion(*(x[a:b] for x in values)) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
@@ -259,7 +217,7 @@ class _Drawer:
             log_sampling = _nucleus(log_sampling, self.top_p)
         cumulative = log_sampling.double().exp_().cumsum(-1)
         tokens = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-        tokens = tokens.clamp_(max=logits.shape[-1] - 1)  # where all is NaN; `_gather` finds it
+        tokens = tokens.clamp_(max=logits.shape[-1] - 1)  # where all is NaN, as `_decode` finds
         logp = log_probs.gather(-1, tokens)
         return tokens, logp, logp if log_sampling is log_probs else log_sampling.gather(-1, tokens)
 

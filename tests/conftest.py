@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is expected is a CPU's, and processes that tests launch share no GPU
+if "DPHRL_TEST_GPU" not in os.environ:  # what is expected is a CPU's, and processes that tests launch share no GPU
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The key-value cache of `sampling`: one prompt's past shared by its completions, growing without a copy per token."""
+"""The key-value caches of sampling: one prompt's past shared by its completions, in buffers that grow or that never move."""
 
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
@@ -53,3 +53,19 @@ def _with_room(past: Tensor, room: int) -> Tensor:
     buffer = past.new_empty(*past.shape[:2], room, past.shape[3])
     buffer.narrow(2, 0, past.shape[2]).copy_(past)
     return buffer
+
+
+class FixedLayer(DynamicLayer):
+    """Keys and values in given buffers `[B, H, room, D]` that never move: a token's states are written at `slot`, and all of
+    the buffer is handed to attention, whose mask says what of it there is to see."""
+
+    def __init__(self, keys: Tensor, values: Tensor, slot: Tensor):
+        super().__init__()
+        self.is_initialized, self.dtype, self.device = True, keys.dtype, keys.device
+        self.keys, self.values, self.slot = keys, values, slot
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """Write the states of one token `[B, H, 1, D]`; returns the whole buffers."""
+        self.keys.index_copy_(2, self.slot, key_states)
+        self.values.index_copy_(2, self.slot, value_states)
+        return self.keys, self.values

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dphrl_lite.engine import sharding
+from dphrl_lite.engine.adapters import scaled
 
 KNOWN = "final_logit_softcapping, logits_scaling or logit_scale"
 LOGITS_BYTES = 128 << 20  # of float32 logits computed at once
@@ -61,6 +62,21 @@ def positions(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
+def check_numbers(logp: Tensor, model):
+    """Raise `FloatingPointError` for log-probs of a model that are not numbers, with its name and what to do."""
+    if not logp.isnan().any():
+        return
+    if getattr(model, "dtype", None) == torch.float16:
+        raise FloatingPointError(
+            f"{getattr(model.config, '_name_or_path', '') or 'this model'} overflows in float16, whose numbers end at 65,504: "
+            "its logits are not numbers. Load it with dtype=torch.float32, take another model, or a GPU with bfloat16"
+        )
+    raise FloatingPointError(
+        "the model's logits are not numbers, so no token can be drawn: its weights have overflowed. Go back to an "
+        "earlier checkpoint and lower learning_rate or strength"
+    )
+
+
 def token_logps(model, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Log-probs of the completion tokens, and the entropy of the distribution they were drawn from.
 
@@ -69,6 +85,13 @@ def token_logps(model, batch: TokenBatch, temperature: float = 1.0) -> tuple[Ten
         `batch.mask` is False. Only the logits of completion positions are ever computed.
     """
     inner = getattr(model, "module", model)  # of what wraps a model for several devices
+    logp, entropy = _token_logps(model, inner, batch, temperature)
+    if getattr(inner, "dtype", None) == torch.float16:
+        check_numbers(logp[batch.mask], inner)
+    return logp, entropy
+
+
+def _token_logps(model, inner, batch: TokenBatch, temperature: float) -> tuple[Tensor, Tensor]:
     config = getattr(inner, "config", None)
     vocabulary = config.get_text_config().vocab_size if config else 0
     at_once = LOGITS_BYTES // (4 * max(1, vocabulary))
@@ -87,7 +110,7 @@ def token_logps(model, batch: TokenBatch, temperature: float = 1.0) -> tuple[Ten
             stacklevel=2,
         )
     logits = _forward(model, batch).logits[:, -batch.mask.shape[1] - 1 : -1]
-    return _logp_and_entropy(logits, batch.input_ids[:, -batch.mask.shape[1] :], temperature)
+    return _logp_and_entropy(logits, batch.input_ids[:, -batch.mask.shape[1] :], temperature, _scale(inner))
 
 
 def _forward(model, batch: TokenBatch):
@@ -100,9 +123,13 @@ def _forward(model, batch: TokenBatch):
     )
 
 
-def _logp_and_entropy(logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _scale(model) -> float:
+    return getattr(model, "gradient_scale", 1.0)
+
+
+def _logp_and_entropy(logits: Tensor, tokens: Tensor, temperature: float, scale: float) -> tuple[Tensor, Tensor]:
     """Of `tokens` `[...]` under `logits` `[..., V]`; in float32, or float64 where the model computes in it."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = scaled(logits.to(torch.promote_types(logits.dtype, torch.float32)), scale)
     log_probs = torch.log_softmax(logits if temperature == 1 else logits / temperature, -1)
     logp = log_probs.gather(-1, tokens[..., None]).squeeze(-1)
     with torch.no_grad():
@@ -126,7 +153,7 @@ def _in_chunks(model, inner, batch: TokenBatch, temperature: float, at_once: int
         return None
 
     def piece(hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        return _logp_and_entropy(after(head(hidden)), tokens, temperature)
+        return _logp_and_entropy(after(head(hidden)), tokens, temperature, _scale(inner))
 
     length = batch.mask.shape[1]
     hidden = seen.hidden[:, -length - 1 : -1][batch.mask].split(at_once)

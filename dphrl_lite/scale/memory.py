@@ -21,10 +21,11 @@ import psutil
 import torch
 from torch import nn
 
-from dphrl_lite.engine import optimizers
+from dphrl_lite.engine import graphs, optimizers
 from dphrl_lite.engine.batches import microbatch_tokens
 from dphrl_lite.engine.logprobs import LOGITS_BYTES
-from dphrl_lite.models import Outline, Policy, outline, tokenizer
+from dphrl_lite.errors import lookup
+from dphrl_lite.models import NO_BFLOAT16, Outline, Policy, outline, tokenizer
 from dphrl_lite.objectives import METHODS
 from dphrl_lite.sampling import rows_at_once
 from dphrl_lite.tasks import Problem
@@ -32,6 +33,9 @@ from dphrl_lite.training import TrainConfig
 
 PHASES = ("sampling", "head", "layers", "step")
 CODES = 64 + 1024 + 4  # bytes beside each NF4 matrix: tables of the 4- and 8-bit codes, mean of the scales
+CARDS = {
+    "t4": ("Tesla T4", 15.8, torch.float16)
+}  # what torch says of a card: its name, memory in GB; dtype computed in
 ERROR = 0.15  # how far from the measured peak these formulas may be
 
 
@@ -93,8 +97,8 @@ class Shape:
             return attention + (6 * h + a + 4 * i) * s
         if s == 4:  # frozen weights need no input for a gradient of their own, LoRA's A does
             return attention + (4 * h + a + 4 * i) * s
-        # in 16 bits: norms in float32, and a float32 copy of its input for each of a layer's 7 adapters
-        return attention + 3 * i * s + 4 * (2 * h + 5 * h + a + i)
+        # in 16 bits: norms in float32, their outputs, and what the gated MLP multiplies; adapters read these in 16 bits, too
+        return attention + 4 * i * s + (8 + 2 * s) * h
 
 
 def optimizer_bytes(sizes: list[int], name: str, itemsize: int) -> int:
@@ -137,7 +141,8 @@ def plan(
         *_sampling(made, config, prompt_tokens),
         *_update(made, config, prompt_tokens),
     ]
-    rows = [row for row in rows if training or row[0] in ("weights", "adapter") or row[3] == ("sampling",)]
+    alone = ("weights", "adapter", "key-value cache", "decoding graphs")
+    rows = [row for row in rows if training or row[0] in alone or row[3] == ("sampling",)]
     table = pd.DataFrame(rows, columns=["part", "gb", "knob", "phases"])
     table["gb"] /= 1e9
     for phase in PHASES:
@@ -183,6 +188,28 @@ def check(
     tokens = len(Policy(made.model, tokenizer(made.profile), name).encode(prompt))
     table = plan(made, config, prompt_tokens=tokens, training=training)
     need, free = peak_gb(table), free_gb(made.device)
+    text = _shown(table, free)
+    if need.max() > free * (1 + ERROR) and not anyway:
+        raise MemoryError(f"{text}. Or --anyway")
+    return text
+
+
+def on_card(card: str, name: str = "qlora-7b", config: TrainConfig | None = None, prompt_tokens: int = 256) -> str:
+    """The table of `plan` as text for a card of `CARDS` that is not here. Raises `ValueError` for one that is not known."""
+    title, gb, dtype = lookup(CARDS, "card", card)
+    config = config or TrainConfig("dph-js", problems_per_step=2, samples=4, rehearsal_per_step=8, max_new_tokens=960)
+    table = plan(name, config, prompt_tokens=prompt_tokens, device="cuda", dtype=dtype)
+    steps = (
+        f"{config.problems_per_step} x {config.samples} completions and {config.rehearsal_per_step} rehearsed a step"
+    )
+    reason = f"\n{NO_BFLOAT16}" if dtype == torch.float16 else ""
+    longest = f"{prompt_tokens} + {config.max_new_tokens} tokens"
+    return f"{name} on {title}, {config.method}: {steps}, {longest}{reason}\n{_shown(table, gb)}"
+
+
+def _shown(table: pd.DataFrame, free: float) -> str:
+    """A plan as text, with what is there, and what to change where that will not do."""
+    need = peak_gb(table)
     worst = need.idxmax()
     when = table[list(PHASES)].apply(lambda row: ", ".join(row.index[row]), axis=1)
     shown = table[["part", "gb", "knob"]].assign(when=when).to_string(index=False, float_format="{:.3f}".format)
@@ -191,11 +218,8 @@ def check(
         return text
     knobs = table[table[worst] & (table["knob"] != "")].sort_values("gb", ascending=False)
     advice = "; ".join(f"{row.part} {row.gb:.1f} GB: {row.knob}" for row in knobs.head(3).itertuples())
-    if need.max() > free * (1 + ERROR) and not anyway:
-        raise MemoryError(
-            f"{text}\nthis will not fit. What takes most, and the setting that changes it: {advice}. Or --anyway"
-        )
-    return f"{text}\nthis may not fit. What takes most, and the setting that changes it: {advice}"
+    verb = "will" if need.max() > free * (1 + ERROR) else "may"
+    return f"{text}\nthis {verb} not fit. What takes most, and the setting that changes it: {advice}"
 
 
 # ---- the parts: (part, bytes, knob, phases) ----------------------------------------------------------------------------
@@ -230,15 +254,23 @@ def _longest(made: Outline, config: TrainConfig) -> int:
 
 def _sampling(made: Outline, config: TrainConfig, prompt_tokens: int) -> list[tuple]:
     shape, length = Shape.of(made.model), prompt_tokens + _longest(made, config)
-    at_once = rows_at_once(made.model, length)
+    at_once, captured = rows_at_once(made.model, length, made.device), made.device.type == "cuda"
     prompts = min(max(1, at_once // config.samples), config.problems_per_step)
-    rows = min(at_once, prompts * config.samples)
+    rows, graph = min(at_once, prompts * config.samples), 0
+    if captured:  # beside the buffers, what the graphs of one token keep: logits, and a weight that is dequantised
+        rows, length = graphs.capacity_for(rows), graphs.room_for(length)
+        graph = rows * shape.vocabulary * (4 + shape.itemsize)
+        graph += max(m * n for m, n in shape.linear) * shape.itemsize * made.profile.nf4
     layer = 2 * rows * length * shape.itemsize  # of a width of one number
-    # one layer's cache grows into a new buffer, and its heads are repeated where prompts differ in length
-    decode = layer * (shape.key_value + shape.attention * (shape.attention > shape.key_value))
+    # one layer's cache grows into a new buffer, or is copied as rows leave, and its heads are repeated where prompts differ
+    repeated = shape.attention * (shape.attention > shape.key_value and not captured)
+    decode = layer * (shape.key_value + repeated)
     prefill = prompts * prompt_tokens * (2 * shape.hidden + 3 * shape.inner + 4 * shape.attention) * shape.itemsize
+    cache = layer * shape.key_value * shape.layers
+    held = PHASES if captured and cache + graph <= graphs.KEPT_BYTES else ("sampling",)
     return [
-        ("key-value cache", layer * shape.key_value * shape.layers, "samples, max_new_tokens", ("sampling",)),
+        ("key-value cache", cache, "samples, max_new_tokens", held),
+        ("decoding graphs", graph, "samples", held),
         ("drawing", 24 * shape.vocabulary * rows, "samples", ("sampling",)),  # float32 logits, log-probs; float64 sums
         ("sampling work space", max(decode, prefill), "samples, length of prompts", ("sampling",)),
     ]
@@ -275,7 +307,6 @@ def _pass(made: Outline, rows: int, width: int, longest: int) -> list[tuple]:
     head = shape.vocabulary * shape.hidden * s
     largest = max(m * n for m, n in shape.linear) * s  # a weight dequantised, or its gradient
     backward = tokens * (3 * shape.inner + 2 * shape.hidden) * s + largest + head * (not rank)  # gradients in the MLP
-    backward += tokens * shape.inner * 4 * bool(rank and s < 4)
     positions = rows * (longest + 1)
     if 4 * shape.vocabulary * positions > LOGITS_BYTES:  # then in pieces, computed again: see `logprobs`
         positions = LOGITS_BYTES // (4 * shape.vocabulary)
