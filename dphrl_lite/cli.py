@@ -45,13 +45,13 @@ def parse(command: str, argv: Sequence[str]):
 
     from dphrl_lite import commands, settings
 
-    kind, given = getattr(commands, command.capitalize()), {}
+    kind, recipe = getattr(commands, command.capitalize()), {}
     if settings.Recipe in (f.type for f in fields(kind)):
         config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         config.add_argument("--config")
         chosen, argv = config.parse_known_args(argv)
-        given = settings.read(chosen.config) if chosen.config else {}
-    stages = {f.name: _defaults(f.type, given.get(f.type, {})) for f in fields(kind) if is_dataclass(f.type)}
+        recipe = settings.read(chosen.config) if chosen.config else {}
+    stages = {f.name: _defaults(f.type, recipe.get(f.type, {})) for f in fields(kind) if is_dataclass(f.type)}
     flat = (tyro.conf.OmitArgPrefixes,)
     return tyro.cli(
         kind, args=argv, default=_defaults(kind, stages), prog=f"dphrl {command}", add_help=False, config=flat

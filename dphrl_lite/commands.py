@@ -217,13 +217,13 @@ class Experiment:
         from dphrl_lite.study import experiments
 
         experiment = experiments.EXPERIMENTS[self.name]
-        asked = {name: x for name, x in vars(self).items() if x is not None and name not in ("name", "out")}
-        if foreign := sorted(set(asked) - set(experiment.flags)):
+        settings = {name: x for name, x in vars(self).items() if x is not None and name not in ("name", "out")}
+        if foreign := sorted(set(settings) - set(experiment.flags)):
             raise ValueError(f"{self.name} has no setting {', '.join(foreign)}; it has {', '.join(experiment.flags)}")
-        if asked and not self.out:
-            raise ValueError(f"{', '.join(asked)} decide a new comparison: give it a folder with --out")
+        if settings and not self.out:
+            raise ValueError(f"{', '.join(settings)} decide a new comparison: give it a folder with --out")
         if not (self.out or experiment.shipped):
             raise ValueError(f"no runs of {self.name} are shipped: give it a folder with --out, and it is run there")
         if self.out:
-            experiment.run(self.out, **asked)
+            experiment.run(self.out, **settings)
         print(experiment.report(self.out or experiment.shipped))

@@ -71,7 +71,7 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
-# ---------------------------------------------------------------- looking
+# ---------------------------------------------------------------- this machine
 
 
 def find_browser() -> str | None:
@@ -102,13 +102,13 @@ def find_packages() -> tuple[Package, ...]:
     except ImportError:  # comes with transformers: missing only where the installation stopped half way
         from pip._vendor.packaging.requirements import Requirement
 
-    found = []
+    packages = []
     for requirement in map(Requirement, importlib.metadata.requires("dphrl-lite") or []):
         version, group = installed_version(requirement.name), group_of(requirement)
         fits = version is not None and requirement.specifier.contains(version, prereleases=True)
         if group:  # empty: a marker rules this system out
-            found.append(Package(requirement.name, str(requirement.specifier), group, version, fits))
-    return tuple(found)
+            packages.append(Package(requirement.name, str(requirement.specifier), group, version, fits))
+    return tuple(packages)
 
 
 def find_device() -> dict:
@@ -139,7 +139,7 @@ def find_data() -> frozenset[str]:
     return frozenset(name for name in DATA if any((REPOSITORY / "data" / name).glob("*")))
 
 
-def look() -> Machine:
+def this_machine() -> Machine:
     """This machine."""
     return Machine(
         packages=find_packages(),
@@ -253,7 +253,7 @@ def describe_verdicts(verdicts: list[Verdict]) -> list[str]:
 
 def what_runs() -> str:
     """The last table of the report alone, for the first notebook."""
-    return "\n".join(describe_verdicts(judge(look())))
+    return "\n".join(describe_verdicts(judge(this_machine())))
 
 
 def summary(machine: Machine) -> str:
@@ -267,7 +267,7 @@ def summary(machine: Machine) -> str:
 def main() -> int:
     """Print the report. Returns 0 if every required package is there, else 1."""
     try:
-        machine = look()
+        machine = this_machine()
     except importlib.metadata.PackageNotFoundError:
         print(f"dphrl-lite is not installed in {sys.executable}. In its clone: {install_command(CORE)}")
         return 1

@@ -66,13 +66,13 @@ class Data:
     def load_task(self) -> Task:
         """The verifier. Raises `ValueError` for a setting that the task does not have."""
         known = {"sql": ("databases", "comparison", "time_limit", "row_limit"), "math": ("time_limit",)}
-        given = {name: getattr(self, name) for name in known["sql"] if getattr(self, name) is not None}
-        foreign = given.keys() - set(known.get(self.task, ()))
+        limits = {name: getattr(self, name) for name in known["sql"] if getattr(self, name) is not None}
+        foreign = limits.keys() - set(known.get(self.task, ()))
         if foreign:
             raise ValueError(
                 f"the task {self.task!r} has no {' and no '.join(sorted(foreign))}: leave it out of the recipe"
             )
-        return _task(self.task, *given.items())
+        return _task(self.task, *limits.items())
 
     def load_problems(self, skipped: str | Path | None = None) -> list[Problem]:
         """The problems of all sources, one source after the other; with `skip_broken` those that can be verified.
@@ -182,16 +182,19 @@ def read(path: str | Path) -> dict[type, dict]:
         ValueError: an unknown key or section, or a value of the wrong type; the message names it, the file, and what is
             known. `FileNotFoundError` for a missing recipe.
     """
-    given = _yaml(path, "recipe", "recipes/miniature.yaml")
-    sections = {name: given.pop(name) or {} for name in SECTIONS if name in given}
+    recipe = _yaml(path, "recipe", "recipes/miniature.yaml")
+    sections = {name: recipe.pop(name) or {} for name in SECTIONS if name in recipe}
     stages = {SECTIONS[name]: _values(s, SECTIONS[name], f"{path}, section {name!r}") for name, s in sections.items()}
-    return {Recipe: _values(given, Recipe, f"{path}", SECTIONS)} | stages
+    return {Recipe: _values(recipe, Recipe, f"{path}", SECTIONS)} | stages
 
 
 def load(path: str | Path, *stages: type) -> tuple:
     """The recipe at `path`, and the settings of some stages (classes of `SECTIONS`). Raises as `read` does."""
-    given = read(path)
-    return tuple(stage(**given.get(stage, {})) for stage in (Recipe, *stages))
+    values = read(path)
+    try:
+        return tuple(stage(**values.get(stage, {})) for stage in (Recipe, *stages))
+    except TypeError as error:
+        raise ValueError(f"{path} lacks a setting: {error}") from error
 
 
 def problem_sets(config: EvaluateConfig, skipped: str | Path | None = None) -> list[ProblemSet]:
@@ -201,10 +204,8 @@ def problem_sets(config: EvaluateConfig, skipped: str | Path | None = None) -> l
         FileNotFoundError: no such file. ValueError: a set that is not in it or is named twice, and as `read` does for a
             key that no set has; the message names file, set and key. And what loading problems raises.
     """
-    given = _yaml(config.sets, "file of problem sets", "recipes/sets/countdown.yaml")
-    known = {
-        name: Data(**_values(values or {}, Data, f"{config.sets}, set {name!r}")) for name, values in given.items()
-    }
+    file = _yaml(config.sets, "file of problem sets", "recipes/sets/countdown.yaml")
+    known = {name: Data(**_values(values or {}, Data, f"{config.sets}, set {name!r}")) for name, values in file.items()}
     names = [*config.in_domain, *config.out_of_domain]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"in_domain and out_of_domain must name one problem set or more, each once; got {names}")
@@ -217,24 +218,24 @@ def _yaml(path: str | Path, what: str, example: str) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"no {what} at {path}; expected a YAML file such as {example}")
     try:
-        given = yaml.safe_load(path.read_bytes()) or {}
+        content = yaml.safe_load(path.read_bytes()) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}; correct it there") from error
-    if not isinstance(given, dict):
-        raise ValueError(f"{path} must hold 'key: value' lines; found {type(given).__name__}")
-    return given
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold 'key: value' lines; found {type(content).__name__}")
+    return content
 
 
-def _values(given: object, stage: type, where: str, sections: Mapping = {}) -> dict:
-    """`given` as values of the fields of the dataclass `stage`, each of its type."""
-    if not isinstance(given, dict):
-        raise ValueError(f"{where} must hold 'key: value' lines; found {given!r}")
+def _values(section: object, stage: type, where: str, sections: Mapping = {}) -> dict:
+    """`section` as values of the fields of the dataclass `stage`, each of its type."""
+    if not isinstance(section, dict):
+        raise ValueError(f"{where} must hold 'key: value' lines; found {section!r}")
     kinds = get_type_hints(stage)
     known = {f.name: kinds[f.name] for f in fields(stage)}
-    if strange := [key for key in given if key not in known]:
+    if strange := [key for key in section if key not in known]:
         raise unknown(f"key in {where}:", strange[0], [*known, *sections])
     values = {}
-    for key, value in given.items():
+    for key, value in section.items():
         try:
             values[key] = typed(value, known[key])
         except (TypeError, ValueError) as error:

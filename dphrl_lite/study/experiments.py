@@ -220,9 +220,9 @@ class Comparison:
 
     def run(self, out, methods: Sequence[str], steps: int, seeds: Sequence[int], samples: int) -> pd.DataFrame:
         """The outcomes of all runs; what is in `out` is read, the rest is run."""
-        asked = {"steps": steps, "samples": samples, "methods": list(methods), "seeds": list(seeds)}
+        chosen = {"steps": steps, "samples": samples, "methods": list(methods), "seeds": list(seeds)}
         weights = weights_digest(self.policy.model)
-        folder = claim(out, {"kind": self.kind, "weights": weights} | asked | dict(self.manifest))
+        folder = claim(out, {"kind": self.kind, "weights": weights} | chosen | dict(self.manifest))
         evaluated = replace(self.stages.evaluate, samples=samples)
         tables = [_once(folder / "base.parquet", partial(self._outcomes, Stages(evaluate=evaluated)))]
         for method in methods:

@@ -100,8 +100,8 @@ def _table(values: Mapping[str, object]) -> str:
 def add_scores(folder: str | Path, report: str):
     """Put an evaluation's report into the model card of a saved policy, in place of an earlier one."""
     path = Path(folder) / CARD
-    before, found, after = path.read_text(encoding="utf-8").partition(_SCORES) if path.is_file() else ("", "", "")
-    if not found:
+    before, heading, after = path.read_text(encoding="utf-8").partition(_SCORES) if path.is_file() else ("", "", "")
+    if not heading:
         return  # a policy of another maker
     rest = after[after.index("## Training") :]
     text = f"{before}{_SCORES}{report.strip()}\n\n{rest}"

@@ -15,8 +15,11 @@ import plotly.graph_objects as go
 
 from dphrl_lite import figures, passk, training
 from dphrl_lite.errors import lookup
+from dphrl_lite.evaluation import EvaluateConfig
 from dphrl_lite.objectives import METHODS
-from dphrl_lite.study import experiments
+from dphrl_lite.study import experiments, pipeline
+from dphrl_lite.study.pipeline import Stages
+from dphrl_lite.training import TrainConfig
 from dphrl_lite.widgets.controls import button, choice, dropdown, wide
 from dphrl_lite.widgets.live import Live
 
@@ -85,7 +88,7 @@ class TrainingLab(TrainingDashboard):
     ):
         self.policy, self.data, self.parts, self.tables = policy, data, parts, dict(tables)
         self.samples = int(lookup(tables, "model", "base")["n"].min())
-        self.work, self.settings = Path(work), {"checkpoint_every": 1, "progress": False} | settings
+        self.work, self.settings = Path(work), {"checkpoint_every": 1} | settings
         self.thread, self._stopping, self._status, self._curves = None, threading.Event(), "press Start", {}
         self.start, self.stop = button("Start", self._start), button("Stop", self._stop)
         self.reset = button("Delete this run", self._reset)
@@ -131,11 +134,12 @@ class TrainingLab(TrainingDashboard):
     def _run(self, name: str, steps: int, settings: dict):
         """In the thread: train, then evaluate. Whatever happens, the page says so and can go on."""
         try:
-            settings |= {"out": self.folders[name], "on_step": partial(self._after_step, name, steps)} | self.settings
-            run = training.train(self.policy, self.data.task, self.data.train, self.parts, steps=steps, **settings)
-            self._report(f"{name}: {steps} steps done, evaluating on held-out problems")
-            draw = {"method": name, "samples": self.samples, "progress": False}
-            self.tables[name] = experiments.evaluate(run.policy, self.data.task, self.data.test, **draw)
+            train = TrainConfig(**{"steps": steps} | settings | self.settings)
+            stages = Stages(train=train, evaluate=EvaluateConfig(samples=self.samples, greedy=False))
+            data, sets = self.data, experiments.problem_sets(self.data.task, self.data.test)
+            calling = {"out": self.folders[name], "on_step": partial(self._after_step, name, steps), "progress": False}
+            result = pipeline.run(self.policy, stages, data.task, data.train, sets, parts=self.parts, **calling)
+            self.tables[name] = result.outcomes
             self._curves.clear()
             status = f"{name}: {steps} steps done and evaluated. For more, raise “steps in all” and continue"
         except _Stop:
@@ -148,6 +152,8 @@ class TrainingLab(TrainingDashboard):
 
     def _after_step(self, name: str, steps: int, record: dict):
         self._status = f"{name}: step {record['step']} of {steps}"
+        if record["step"] == steps:
+            self._status = f"{name}: {steps} steps done, evaluating on held-out problems"
         self.follow(record)
         if self._stopping.is_set():
             raise _Stop  # the step is logged and has its checkpoint
