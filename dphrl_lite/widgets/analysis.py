@@ -37,10 +37,10 @@ def pass_at_k_explorer(outcomes: Mapping[str, Mapping[str, Outcomes]], base: str
     return Live(controls, build)
 
 
-def bias_lab(rates: Sequence[float], drawn: int = 16) -> Live:
+def bias_lab(rates: Sequence[float], samples: int = 16) -> Live:
     """Three estimators of Pass@k where every problem's true solve rate is known: slide how many answers are drawn."""
     errors = lru_cache(lambda n: passk.estimator_errors(rates, n, range(1, n + 1)))
-    controls = {"n": choice("answers drawn", [2, 4, 8, 16, 32, 64], drawn)}
+    controls = {"n": choice("answers drawn", [2, 4, 8, 16, 32, 64], samples)}
     return Live(controls, lambda n: figures.estimator_errors(errors(n), n))
 
 

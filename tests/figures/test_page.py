@@ -80,7 +80,8 @@ class ZMQInteractiveShell(InteractiveShell):
     pass
 ZMQInteractiveShell.__module__ = {module!r}
 ZMQInteractiveShell.instance()
-from dphrl_lite import figures, widgets
+from dphrl_lite import figures
+from dphrl_lite.widgets import Live
 import plotly.graph_objects as go
 (kind, bundle), = go.Figure(layout={{"title": {{"text": "Hello"}}}})._repr_mimebundle_().items()
 print(kind, "Hello." in str(bundle), "'scale': 2" in str(bundle) or '"scale": 2' in str(bundle))

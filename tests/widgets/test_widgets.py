@@ -124,7 +124,7 @@ def test_pass_at_k_explorer_follows_every_control():
 
 
 def test_bias_lab_follows_the_number_of_answers():
-    lab = widgets.bias_lab([0.1, 0.5], drawn=16)
+    lab = widgets.bias_lab([0.1, 0.5], samples=16)
     for n in (4, 64):
         assert change(lab, "n", n)
         assert lab.figures[0].layout.title.text.startswith(f"{n} answers")
