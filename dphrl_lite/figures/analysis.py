@@ -70,12 +70,21 @@ def solved_flow(change: pd.Series, k: int, base: str = "base", trained: str = "t
     }
     node = {"label": words, "color": [INK, FAINT, color(trained), FAINT], "pad": 24, "thickness": 16}
     node |= {"x": [0.001, 0.001, 0.999, 0.999], "y": high, "hovertemplate": "%{label}<extra></extra>"}
-    figure = go.Figure(go.Sankey(node=node, link=link, arrangement="fixed"))
+    unseen = {"color": "rgba(0,0,0,0)", "shadow": "none"}  # beside the streams, which would run through the words
+    figure = go.Figure(go.Sankey(node=node, link=link, arrangement="fixed", textfont=unseen))
+    for i, (text, down) in enumerate(zip(words, high, strict=True)):
+        place = {"x": 0.0 if i < 2 else 1.0, "xanchor": "right" if i < 2 else "left", "xshift": -8 if i < 2 else 8}
+        place["align"] = place["xanchor"]
+        figure.add_annotation(
+            text=text.replace(": ", ":<br>"), y=1 - down, xref="paper", yref="paper", showarrow=False, **place
+        )
     counts = " · ".join(
         f"<span style='color:{ink(hue)}'><b>{part}</b></span> {change[part]:.1f}" for part, (hue, *_) in _PARTS.items()
     )
     title = f"{whole:.0f} problems, k = {k}: {counts}"
-    return styled(figure, 360, title).update_layout(margin={"l": 20, "r": 20, "b": 30})
+    return styled(figure, 360, title).update_layout(
+        margin={"l": 130, "r": 130, "b": 30}, title={"xref": "container", "x": 0.02}
+    )
 
 
 def cover_curves(outcomes: Mapping[str, Outcomes], what: str = "") -> go.Figure:

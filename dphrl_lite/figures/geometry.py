@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from dphrl_lite import divergences
 from dphrl_lite.divergences import Divergence
-from dphrl_lite.figures.style import DASHES, FAINT, INK, color, styled
+from dphrl_lite.figures.style import BELOW, DASHES, FAINT, INK, color, styled
 from dphrl_lite.lab import toys
 
 
@@ -27,7 +27,8 @@ def generators(names: Sequence[str]) -> go.Figure:
     figure.update_xaxes(type="log", title_text="u = policy / reference", tickvals=[0.001, 0.01, 0.1, 1, 5])
     figure.update_yaxes(range=[-0.2, 5], title_text="nats", col=1)
     figure.update_yaxes(range=[-2, 3], zeroline=True, title_text="df / d log u", col=2)
-    return styled(figure, 430)
+    figure.update_annotations(font_size=14)
+    return styled(figure, 470, margin_b=110, legend=BELOW)
 
 
 def divergence_explorer(
@@ -59,8 +60,7 @@ def divergence_explorer(
     best = f"best fit: {fit.value:.3f} nats at mean {round(fit.mean, 2) + 0.0:g}, width {fit.width:.2f}"
     title += f"<span style='font-size:14px'>{best}; it {coverage(fit, target)}</span>"
     figure.update_annotations(font_size=14)
-    legend = {"x": 0.99, "y": 0.98, "xanchor": "right", "bgcolor": "rgba(255,255,255,0.8)"}
-    return styled(figure, 500, title, legend=legend, uirevision="keep").update_layout(margin_t=104)
+    return styled(figure, 540, title, margin_b=110, legend=BELOW, uirevision="keep").update_layout(margin_t=104)
 
 
 def coverage(fit: toys.Fit, target: toys.Modes) -> str:
@@ -205,5 +205,4 @@ def mass_map(names: Sequence[str], weight: float) -> go.Figure:
     figure.update_yaxes(title_text="share kept of its start", tickformat=".0%", range=[0, 1], row=1, col=1)
     figure.update_yaxes(title_text="alpha", row=1, col=2)
     title = f"How much of an answer without reward survives (it starts with {weight:.0%})"
-    legend = {"x": 0.02, "y": 0.98, "bgcolor": "rgba(255,255,255,0.8)"}
-    return styled(figure, 470, title, legend=legend, uirevision="keep")
+    return styled(figure, 510, title, margin_b=110, legend=BELOW, uirevision="keep")

@@ -79,6 +79,46 @@ SCRIPT = """
 })();
 """
 
+# `oneColumn(figure, width)`: a copy whose panels stand below each other and whose legend stands below them all, where the page
+# is too narrow for panels side by side; the figure itself elsewhere. Titles break at their middle dots.
+NARROW = """
+const oneColumn = (figure, width) => {
+  if (!width || width >= 720) return figure;
+  const { data, layout } = structuredClone(figure);
+  const domain = (axis) => axis?.domain ?? [0, 1];
+  const panels = Object.keys(layout).filter((key) => /^xaxis/.test(key)).map((key) => {
+    const x = layout[key], y = layout["yaxis" + (x.anchor ?? "y").slice(1)];
+    return { x, y, name: "x" + key.slice(5), old: [domain(x), domain(y)] };
+  }).filter(({ y }) => y).sort((a, b) => b.old[1][1] - a.old[1][1] || a.old[0][0] - b.old[0][0]);
+  const rows = new Set(panels.map(({ old }) => old[1][1])).size, many = panels.length > rows;
+  const lines = (layout.title?.text ?? "").replace(/ · /g, "<br>");
+  if (layout.title) Object.assign(layout.title, { text: lines, font: { ...layout.title.font, size: 14 } });
+  const top = 64 + 18 * lines.split("<br>").length;
+  const shown = data.filter(({ name, showlegend }) => name && showlegend !== false).length;
+  const below = layout.showlegend === false || shown < 2 ? 60 : 84 + 22 * Math.ceil(shown / 2);
+  const inside = many ? 300 * panels.length : (layout.height ?? 450) - 140;
+  layout.height = top + inside + below;
+  layout.margin = { ...layout.margin, l: Math.min(layout.margin?.l ?? 70, 130),
+                    r: panels.length ? 24 : Math.min(layout.margin?.r ?? 24, 130), t: top, b: below };
+  layout.legend = { ...layout.legend, orientation: "h", xref: "container", x: 0.02, xanchor: "left",
+                    yref: "container", y: 0.01, yanchor: "bottom" };
+  if (!many) return { data, layout };
+  const step = 1 / panels.length, high = step - 100 / inside;
+  panels.forEach(({ x, y, name, old: [across, up] }, i) => {
+    const y1 = 1 - i * step, y0 = Math.max(0, y1 - high);
+    for (const note of layout.annotations ?? [])  // the panel's title
+      if (note.xref === "paper" && Math.abs(note.y - up[1]) < 0.02 && note.x >= across[0] && note.x <= across[1] && !note.moved)
+        Object.assign(note, { x: 0.5, y: y1, moved: true });
+    for (const trace of data)
+      if ((trace.xaxis ?? "x") === name && trace.colorbar) Object.assign(trace.colorbar, { y: (y0 + y1) / 2, len: y1 - y0 });
+    Object.assign(x, { domain: [0, 1] });
+    Object.assign(y, { domain: [y0, y1], showticklabels: true });
+  });
+  for (const note of layout.annotations ?? []) delete note.moved;
+  return { data, layout };
+};
+"""
+
 
 def to_html(figure: go.Figure, **options) -> str:
     """`figure` as an HTML page of its own, with its words and both buttons; `options` as `plotly.io.to_html` takes them."""

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from dphrl_lite import passk
 from dphrl_lite.errors import lookup
-from dphrl_lite.figures.style import BUCKETS, DASHES, INK, color, colors, faded, styled
+from dphrl_lite.figures.style import BELOW, BUCKETS, DASHES, INK, color, colors, faded, method_of, styled
 from dphrl_lite.passk import Outcomes
 
 
@@ -88,16 +88,16 @@ def training_dashboard(
     figure.update_xaxes(title_text="training step", row=rows)
     figure.update_yaxes(exponentformat="e")  # not 400µ
     figure.update_annotations(font_size=14)
-    legend = {"orientation": "h", "yref": "container", "y": 0.99, "yanchor": "top", "x": 1, "xanchor": "right"}
-    return styled(figure, 80 + 220 * rows, title, legend=legend, uirevision="keep")
+    return styled(figure, 124 + 220 * rows, title, margin_b=100, legend=BELOW, uirevision="keep")
 
 
 def _dashes(names: Iterable[str]) -> dict[str, str]:
-    """Solid lines, and other dashes for names that share an earlier one's colour."""
+    """Solid lines, and other dashes for names that share an earlier one's colour; `grpo-exp`, near GRPO in it, is dashed."""
     seen: dict[str, list[str]] = {}
     for name in names:
         seen.setdefault(color(name), []).append(name)
-    return {name: DASHES[i % len(DASHES)] for same in seen.values() for i, name in enumerate(same)}
+    places = {name: i + (method_of(name) == "grpo-exp") for same in seen.values() for i, name in enumerate(same)}
+    return {name: DASHES[i % len(DASHES)] for name, i in places.items()}
 
 
 def pass_at_k_curves(
@@ -190,8 +190,8 @@ def solution_bars(counts: pd.DataFrame, prompt: str, base: str = "base") -> go.F
     more = f", the first {DRAWN} of {len(counts)}" if len(counts) > DRAWN else ""
     figure.update_xaxes(title_text=f"right answers{more}", type="category")
     figure.update_yaxes(title_text="samples that gave it")
-    legend = {"x": 1, "xanchor": "right", "y": 1, "yanchor": "top"}
-    return styled(figure, 480, f"Right answers to: {prompt}", barmode="group", legend=legend)
+    legend = BELOW | {"traceorder": "normal"}
+    return styled(figure, 540, f"Right answers to: {prompt}", barmode="group", margin_b=150, legend=legend)
 
 
 DRAWN = 16  # more bars cannot be read

@@ -56,13 +56,13 @@ def colors(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def styled(figure: go.Figure, height: int, title: str = "", **layout) -> go.Figure:
-    """`figure` itself, with the kit's fonts and margins, a height in pixels and a title on the left."""
+def styled(figure: go.Figure, height: int, title: str = "", margin_b: int = 56, **layout) -> go.Figure:
+    """`figure` itself, with the kit's fonts and margins, a height in pixels, a title on the left, and `margin_b` pixels below."""
     figure.update_layout(
         height=height,
         title={"text": title, "x": 0, "xanchor": "left", "xref": "paper", "font": {"size": 17}},
         font={"size": 14, "color": INK},
-        margin={"l": 70, "r": 24, "t": 90 if title else 64, "b": 56},
+        margin={"l": 70, "r": 24, "t": 90 if title else 64, "b": margin_b},
         hoverlabel={"font": {"size": 13}},
         modebar={"color": "#6D7B81", "activecolor": INK},
         **layout,

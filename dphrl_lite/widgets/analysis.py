@@ -96,6 +96,10 @@ def front_explorer(scores: pd.DataFrame) -> Live:
 _ALL = "all problems"
 
 
+def _words(name: str, out: Outcomes) -> str:
+    return f"{name}: {len(out)} problems, {out.n.max()} answers to each, {out.c.sum() / out.n.sum():.1%} of them right."
+
+
 class CountsLab(Live):
     """Anyone's table of counts, by path or upload: Pass@k, Cover@tau, and what the second model changed against the first.
 
@@ -162,14 +166,13 @@ class CountsLab(Live):
         if self.counts is None:
             return [error or "<p>Name a file or a folder, or upload a table with the columns n and c.</p>"]
         pair = {name: self._models()[name] for name in (base, trained)}
-        flow, crossing, lines = [], None, [f"{name}: {out!r}" for name, out in pair.items()]
+        flow, crossing, lines = [], None, [_words(name, out) for name, out in pair.items()]
         if base != trained:
             try:
                 flow, crossing = [figures.solved_flow(passk.compare(*pair.values(), k), k, base, trained)], base
                 below = passk.crossing(*pair.values())
-                lines.append(
-                    "Pass@k of the second " + (f"falls below at k = {below}" if below else "never falls below")
-                )
+                ends = f"falls below that of {base} at k = {below}" if below else f"stays at or above that of {base}"
+                lines.append(f"Pass@k of {trained} {ends}.")
             except ValueError as reason:
                 lines.append(f"not compared: {reason}")
         return [

@@ -27,8 +27,8 @@ dropdown = partial(choice, kind=ipywidgets.Dropdown)
 
 
 def checkbox(label: str, value: bool) -> ipywidgets.Checkbox:
-    """A switch as wide as its label."""
-    layout = {"width": "auto", "margin": "2px 12px 2px 0"}
+    """A switch in one column, or two for a long label, so that rows of switches stand below each other."""
+    layout = {"width": f"{150 if len(label) < 18 else 312}px", "margin": "2px 12px 2px 0"}
     return ipywidgets.Checkbox(value, description=label, indent=False, layout=layout)
 
 

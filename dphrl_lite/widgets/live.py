@@ -45,6 +45,7 @@ class Plot(anywidget.AnyWidget):
 
     _esm = (
         page.SCRIPT
+        + page.NARROW
         + """
     const run = (source) => new Promise((done, failed) => {
       const script = document.createElement("script");
@@ -66,11 +67,17 @@ class Plot(anywidget.AnyWidget):
           throw error;
         }));
         const node = el.appendChild(document.createElement("div"));
+        let timer, drawn;
         const draw = () => {
-          const { data, layout } = model.get("figure");
-          return Plotly.react(node, data, layout, { responsive: true, ...model.get("config") });
+          const width = el.clientWidth; // 0 where JupyterLab has taken the cell out of the page: it is drawn on its return
+          if (!width) return;
+          const { data, layout } = oneColumn(model.get("figure"), width);
+          drawn = width;
+          return Plotly.react(node, data, { ...layout, width }, model.get("config"));
         };
-        let timer;
+        const resized = new ResizeObserver(() => {
+          if (el.clientWidth && el.clientWidth !== drawn) draw();
+        });
         const follow = () => {
           clearTimeout(timer);
           if (model.get("wait")) timer = setTimeout(draw, model.get("wait"));
@@ -78,7 +85,13 @@ class Plot(anywidget.AnyWidget):
         };
         model.on("change:figure", follow);
         await draw();
-        return () => { model.off("change:figure", follow); clearTimeout(timer); Plotly.purge(node); };
+        resized.observe(el);
+        return () => {
+          resized.disconnect();
+          model.off("change:figure", follow);
+          clearTimeout(timer);
+          Plotly.purge(node);
+        };
       },
     };
     """
