@@ -152,7 +152,7 @@ def _world():
     """Policy, task, problems to explore, stored answers as triples, and the partition they come from."""
     policy, task, some = models.load("tiny"), tasks.get("countdown"), problems("cd3", 32)
     parts = presampling.partition(presampling.sample(policy, task, some, samples=8, progress=False), threshold=6)
-    by_id, rehearsal = {p.id: p for p in some}, training.stored_completions(policy, {}, parts.rehearsal)
+    by_id, rehearsal = {p.id: p for p in some}, training.rehearsal_samples(policy, {}, parts.rehearsal)
     stored = [(c.prompt, c.token_ids, c.logp_ref) for c in rehearsal]
     return policy, task, [by_id[i] for i in training.explored_ids(METHODS["dph-f"], parts)], stored, parts, some
 
