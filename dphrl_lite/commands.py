@@ -13,12 +13,12 @@ from typing import Literal
 import torch
 from tyro.conf import Positional
 
-from dphrl_lite import evaluation, models, presampling, settings
+from dphrl_lite import models, presampling, settings
 from dphrl_lite.engine import checkpoint, sharding
 from dphrl_lite.evaluation import EvaluateConfig
 from dphrl_lite.presampling import PartitionConfig, PresampleConfig
 from dphrl_lite.settings import Recipe
-from dphrl_lite.study import pipeline
+from dphrl_lite.study import pipeline, reports
 from dphrl_lite.study.pipeline import Stages
 from dphrl_lite.training import TrainConfig
 
@@ -164,7 +164,7 @@ class Evaluate:
         if table is None:
             print(f"this share is in {folder}; the one that ends last prints the tables")
             return
-        report = evaluation.report(table, self.evaluate, base)
+        report = reports.report(table, self.evaluate, base)
         checkpoint.write_whole(folder / "report.md", lambda path: path.write_text(report))
         print(f"{folder}: {report}")
         if self.policy:

@@ -12,7 +12,7 @@ import pytest
 from dphrl_lite import cli, evaluation, presampling
 from dphrl_lite.engine.checkpoint import OtherRunError
 from dphrl_lite.evaluation import COLUMNS, EvaluateConfig, ProblemSet
-from dphrl_lite.study import pipeline
+from dphrl_lite.study import pipeline, reports
 from dphrl_lite.tasks.countdown import problems
 
 SMALL = EvaluateConfig(samples=4, problems_per_shard=4, problems_per_batch=4)
@@ -46,32 +46,32 @@ def test_scores_are_means_over_problems_and_over_sets():
     counts = {"a": [4, 0, 2], "b": [1, 1, 4]}
     rows = [(name, f"{name}{i}", 4, c, c > 1) for name, cs in counts.items() for i, c in enumerate(cs)]
     table = pd.DataFrame(rows, columns=["family", "problem", "n", "c", "greedy"]).assign(in_domain=True, distinct=1)
-    found = evaluation.scores(table, [1, 4])
-    a, mean = found.loc[("in domain", "a")], found.loc[("in domain", "mean of sets")]
+    scores = reports.scores(table, [1, 4])
+    a, mean = scores.loc[("in domain", "a")], scores.loc[("in domain", "mean of sets")]
     assert (a["problems"], a["greedy"], a["mean@4"], a["cover@0.5"]) == pytest.approx((3, 2 / 3, 0.5, 2 / 3))
     assert (a["Pass@1"], a["Pass@4"]) == pytest.approx((0.5, 2 / 3))
     assert a["low 4"] <= a["Pass@4"] <= a["high 4"]
     assert (mean["problems"], mean["Pass@4"], mean["Pass@1"]) == pytest.approx((6, 5 / 6, 0.5))
-    shown = evaluation.markdown(found).splitlines()
-    assert "| in domain | a | 3 | 0.667 | 0.500 | 0.500 [" in shown[2]
-    assert "| in domain | mean of sets | 6 | 0.500 |" in shown[4] and "[" not in shown[4]
+    lines = reports.markdown(scores).splitlines()
+    assert "| in domain | a | 3 | 0.667 | 0.500 | 0.500 [" in lines[2]
+    assert "| in domain | mean of sets | 6 | 0.500 |" in lines[4] and "[" not in lines[4]
 
 
 def test_changes_match_problems_by_name_and_skip_sets_that_only_one_has(table):
     base = table[table["family"] == "cd3"].assign(c=[4, 0] * 5)
     trained = table.assign(c=0).iloc[::-1]
-    found = evaluation.changes(base, trained, k=4)
-    assert found.index.tolist() == [("in domain", "cd3")]
-    assert found.iloc[0].to_dict() == {"keep": 0, "forget": 5, "gain": 0, "never": 5}
+    changed = reports.changes(base, trained, k=4)
+    assert changed.index.tolist() == [("in domain", "cd3")]
+    assert changed.iloc[0].to_dict() == {"keep": 0, "forget": 5, "gain": 0, "never": 5}
     with pytest.raises(ValueError, match=r"nothing to compare: .*\['cd3'\]"):
-        evaluation.changes(base, table[table["family"] == "sort"], k=4)
+        reports.changes(base, table[table["family"] == "sort"], k=4)
 
 
 def test_an_evaluation_of_other_problems_is_shown_and_not_compared(table):
     base = table[table["problem"] != table["problem"].iloc[0]]
     with pytest.raises(ValueError, match=r"set 'cd3': .*1 differ.*; evaluate both on the same problems"):
-        evaluation.changes(base, table, k=4)
-    told = evaluation.report(table, SMALL, base)
+        reports.changes(base, table, k=4)
+    told = reports.report(table, SMALL, base)
     assert "| in domain | cd3 | 10 |" in told and "Not compared with base: set 'cd3'" in told
     assert "| in domain | cd3 | 10.0 |" not in told
 
