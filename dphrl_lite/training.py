@@ -71,9 +71,7 @@ class TrainConfig:
     steps: int = 60  # training steps: each samples once and updates `minibatches` times
     seed: int = 0  # of data order and sampling
     strength: float | None = None  # eta or beta of the penalty; None: the method's own
-    penalty_target: float | None = (
-        None  # nats per token at which eta or beta, from `strength` on, holds the penalty; None: fixed
-    )
+    penalty_target: float | None = None  # nats per token at which to hold the penalty, from `strength` on; None: off
     alpha: float = 0.5  # alpha of dph-alpha
     learning_rate: float = 1e-4  # of AdamW; the paper's full 8B fine-tuning uses 1e-6
     problems_per_step: int = 32  # problems sampled on-policy per step
