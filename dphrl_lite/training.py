@@ -79,9 +79,7 @@ class TrainConfig:
     advantage_k: int = 1  # reward Pass@k of a problem's completions; 1: each completion on its own, as GRPO
     minibatches: int = 2  # optimizer updates per step
     rehearsal_per_step: int = 128  # stored completions per step, over all minibatches
-    microbatch_tokens: int | None = (
-        None  # padded tokens per forward: memory alone; None: 16384, or 1 GiB of logits if fewer
-    )
+    microbatch_tokens: int | None = None  # padded tokens per forward pass; None: 16384, or 1 GiB of logits if fewer
     temperature: float = 1.0  # of sampling and of the training distribution alike
     max_new_tokens: int | None = None  # longest completion; None: the policy's own
     allow_mismatch: bool = False  # rehearse samples drawn with another temperature or top-p
@@ -90,9 +88,7 @@ class TrainConfig:
     gradient_clip: float = 1.0  # largest norm of the whole gradient
     gradient_parts: bool = True  # log the two gradients apart; holds one more copy of the trained gradients
     checkpoint_every: int = 20  # steps between checkpoints, where there is a folder
-    trackers: list[str] | None = (
-        None  # where else to log: tensorboard, wandb, mlflow, trackio, ... as accelerate knows them
-    )
+    trackers: list[str] | None = None  # where else to log: tensorboard, wandb, mlflow, ... as accelerate knows them
 
     def __post_init__(self):
         lookup(METHODS, "method", self.method)
