@@ -41,7 +41,7 @@ from pathlib import Path
 import torch
 
 from dphrl_lite import models, presampling, training
-from dphrl_lite.engine import decoding, graphs
+from dphrl_lite.engine import decoding, devices, graphs, loading
 from dphrl_lite.engine.logprobs import collate, token_logps
 from dphrl_lite.metrics import peak_memory_gb
 from dphrl_lite.sampling import Completion, generate
@@ -115,9 +115,9 @@ def build(plan: models.Outline) -> models.Policy:
             filled = empty.normal_(std=0.02) if empty.ndim > 1 else empty.fill_(float(leaf == "weight"))
             setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(filled, requires_grad=False))
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config).to(device)
-    model.config.quantization_config, model.is_loaded_in_4bit = models.nf4_config(dtype), True
+    model.config.quantization_config, model.is_loaded_in_4bit = loading.nf4_config(dtype), True
     model.config.eos_token_id = model.generation_config.eos_token_id = None
-    model = models.with_lora(model.eval(), None, RANK, True)
+    model = loading.with_lora(model.eval(), None, RANK, True)
     return models.Policy(model, Numbers(model.config.vocab_size), "qlora-7b", list(plan.reasons), adapter=True)
 
 
@@ -130,8 +130,8 @@ def outline(size: str) -> models.Outline:
 
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     config = Qwen2Config(**dict(zip((*names, "num_key_value_heads"), sizes, strict=True)), tie_word_embeddings=False)
-    empty = models.without_weights(config)
-    device, dtype, reasons = models.choose_device()
+    empty = loading.without_weights(config)
+    device, dtype, reasons = devices.choose()
     return models.Outline(models.Profile("", "", True, RANK), None, empty.to(dtype), device, dtype, reasons)
 
 
@@ -439,7 +439,7 @@ class Bench:
         model, seconds = trainer.model.train(), []
         trained = [p for p in model.parameters() if p.requires_grad]
         kind = "PagedAdamW8bit" if self.plan.device.type == "cuda" else "AdamW8bit"
-        optimizer = getattr(models.need("bitsandbytes").optim, kind)(trained, lr=1e-4)
+        optimizer = getattr(loading.need("bitsandbytes").optim, kind)(trained, lr=1e-4)
         clock = Clock(self.plan.device, None)
         for _ in range(self.steps + 1):
             clock.wait(reset=True)

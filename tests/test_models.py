@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dphrl_lite import models
+from dphrl_lite.engine import devices, loading
 from dphrl_lite.engine.checkpoint import weights_digest
 from dphrl_lite.sampling import collate, generate, token_logps
 from dphrl_lite.tasks.countdown import problems
@@ -202,9 +203,9 @@ def test_the_reference_is_the_model_of_its_moment(tiny):
 def test_where_the_gpu_computes_in_bfloat16(tiny, monkeypatch):
     """The tiny model is not rounded on its way, weights that are all trained are float32, and what is asked for is done."""
     gpu = lambda: (torch.device("cpu"), torch.bfloat16, ["device cuda: found", "bfloat16: the GPU computes in it"])
-    monkeypatch.setattr(models, "choose_device", gpu)
+    monkeypatch.setattr(devices, "choose", gpu)
     assert weights_digest(models.load("tiny").model) == weights_digest(tiny.model)
-    monkeypatch.setattr(models, "TINY_PARAMETERS", 0)  # from here on it is no tiny model any more
+    monkeypatch.setattr(devices, "TINY_PARAMETERS", 0)  # from here on it is no tiny model any more
     whole = models.load("tiny")
     assert weights_digest(whole.model) == weights_digest(tiny.model)
     assert any("float32: all its weights are trained" in reason for reason in whole.reasons)
@@ -213,7 +214,7 @@ def test_where_the_gpu_computes_in_bfloat16(tiny, monkeypatch):
     assert "torch.bfloat16: as asked for" in asked.reasons
     adapter = models.load("tiny", lora_rank=4).model
     assert {p.dtype for p in adapter.parameters() if not p.requires_grad} == {torch.bfloat16}
-    monkeypatch.setattr(models, "FLOAT32_PARAMETERS", 0)
+    monkeypatch.setattr(devices, "FLOAT32_PARAMETERS", 0)
     assert next(models.load("tiny").model.parameters()).dtype == torch.bfloat16
 
 
@@ -451,7 +452,7 @@ def test_a_gpu_without_bfloat16_computes_in_float32_and_says_why(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    device, dtype, reasons = models.choose_device()
+    device, dtype, reasons = devices.choose()
     assert (device.type, dtype) == ("cuda", torch.float32)
     assert "no bfloat16" in reasons[1]
 
@@ -480,13 +481,13 @@ def test_a_launched_process_loads_on_its_own_gpu_and_can_sum_on_the_cpu(tiny, mo
     joined, loaded = {}, {}
     for name, value in {"WORLD_SIZE": "8", "RANK": "3", "LOCAL_RANK": "3"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(models, "PartialState", lambda **settings: joined.update(settings))
+    monkeypatch.setattr(devices, "PartialState", lambda **settings: joined.update(settings))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
-    monkeypatch.setattr(models, "TINY_PARAMETERS", 0)
+    monkeypatch.setattr(devices, "TINY_PARAMETERS", 0)
     take = lambda _source, **settings: loaded.update(settings) or tiny.copy().model
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", take)
     models.load("tiny")
@@ -503,5 +504,5 @@ def test_a_new_adapter_leaves_every_generator_as_it_was(tiny, monkeypatch):
     pytest.importorskip("peft")
     monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeds the GPUs"))
     before = torch.get_rng_state()
-    models.with_lora(tiny.copy().model, None, 4, False)
+    loading.with_lora(tiny.copy().model, None, 4, False)
     assert torch.equal(torch.get_rng_state(), before)

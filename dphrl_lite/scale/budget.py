@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from dphrl_lite import models
+from dphrl_lite.engine import loading
 from dphrl_lite.models import Outline
 from dphrl_lite.scale import memory, quantisation
 from dphrl_lite.training import TrainConfig
@@ -38,7 +39,7 @@ TRICKS = (
 def outline(size: str, dtype: torch.dtype = torch.bfloat16) -> Outline:
     """A model of `SIZES` on the meta device: not a weight of it is read, and no hub is asked."""
     profile = models.Profile(size, "", sizes=SIZES[size])
-    empty = models.without_weights(models.config_of(profile))
+    empty = loading.without_weights(profile.config())
     return Outline(profile, None, empty.to(dtype), torch.device("cuda"), dtype, [])
 
 

@@ -23,9 +23,10 @@ from torch import nn
 
 from dphrl_lite.engine import graphs, optimizers
 from dphrl_lite.engine.batches import microbatch_tokens
+from dphrl_lite.engine.devices import NO_BFLOAT16
 from dphrl_lite.engine.logprobs import LOGITS_BYTES
 from dphrl_lite.errors import lookup
-from dphrl_lite.models import NO_BFLOAT16, Outline, Policy, outline, tokenizer
+from dphrl_lite.models import Outline, Policy, outline, tokenizer
 from dphrl_lite.objectives import METHODS
 from dphrl_lite.sampling import rows_at_once
 from dphrl_lite.tasks import Problem

@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from dphrl_lite.engine.loading import need
 from dphrl_lite.errors import lookup
-from dphrl_lite.models import need
 
 KINDS = {"nf4": "NF4", "fp4": "FP4", "int4": "evenly spaced"}
 BLOCKS = (32, 64, 128, 256, 512, 1024)  # larger ones bitsandbytes compiles anew on a CPU, for minutes

@@ -14,7 +14,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from dphrl_lite import presampling
 from dphrl_lite.engine import checkpoint, shards
 from dphrl_lite.engine.journal import read_log
-from dphrl_lite.models import Policy, need, no_future_warnings
+from dphrl_lite.engine.loading import need, no_future_warnings
+from dphrl_lite.models import Policy
 from dphrl_lite.presampling import Partition
 
 CARD = "README.md"

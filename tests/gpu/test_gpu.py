@@ -10,7 +10,7 @@ import transformers as hf
 from families import LLAMA
 
 from dphrl_lite import models, presampling, sampling, training
-from dphrl_lite.engine import graphs
+from dphrl_lite.engine import graphs, loading
 from dphrl_lite.sampling import collate, generate, token_logps
 from dphrl_lite.study import export
 
@@ -34,7 +34,7 @@ def prompts_of(lengths, vocabulary=500):
 
 def adapted(policy, rank=4):
     """With a LoRA adapter that says something: B is 0 in a new one."""
-    model = models.with_lora(policy.model, None, rank, False)
+    model = loading.with_lora(policy.model, None, rank, False)
     with torch.no_grad():
         for name, p in model.named_parameters():
             if "lora_B" in name:
