@@ -36,7 +36,7 @@ from dphrl_lite.objectives import METHODS, Method, rehearsal_loss
 from dphrl_lite.presampling import Partition, seed_of
 from dphrl_lite.sampling import generate
 from dphrl_lite.tasks import Problem, Task
-from dphrl_lite.training import Stored, check_inputs, explored_ids, stored_completions
+from dphrl_lite.training import ReferenceSample, check_inputs, explored_ids, rehearsal_samples
 
 try:
     from trl import GRPOConfig, GRPOTrainer
@@ -138,7 +138,7 @@ class DPHTrainer(GRPOTrainer):
         by_id = {p.id: p for p in problems}
         self.problems = [by_id[i] for i in explored_ids(self.method, parts)]
         rehearsal = parts.rehearsal if self.method.rehearses and args.strength > 0 else parts.rehearsal.iloc[:0]
-        self.stored = stored_completions(self.policy, by_id, rehearsal)
+        self.stored = rehearsal_samples(self.policy, by_id, rehearsal)
         self.settled = not self.stored  # whether the stored log-probs are known to be this forward's
         self._pending, self._stored_logp, self._update, self._seen = None, None, (-1, 0), Averages()
         self.rehearsed = 0  # stored tokens trained so far
@@ -146,16 +146,17 @@ class DPHTrainer(GRPOTrainer):
             grpo["rollout_func"] = self._draw
         rewards = grpo.pop("reward_funcs", None) or []
         rewards = rewards if isinstance(rewards, list) else [rewards]
-        super().__init__(
-            model=model.model if isinstance(model, Policy) else model,
-            reward_funcs=[self.correct, *rewards],
-            args=args,
-            train_dataset=self._dataset(args),
-            processing_class=self.policy.tokenizer,
-            **grpo,
-        )
+        given = {
+            "model": model.model if isinstance(model, Policy) else model,
+            "processing_class": self.policy.tokenizer,
+        }
+        given |= {"reward_funcs": [self.correct, *rewards], "train_dataset": self._dataset(args)}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "You are using 'rollout_func'")  # may change: the tests would see it
+            super().__init__(args=args, **given, **grpo)
         self.policy.model = self.model
-        if args.kit_sampler and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        zero_3 = self.is_deepspeed_enabled and args.deepspeed_plugin.zero_stage == 3
+        if args.kit_sampler and (self.is_fsdp_enabled or zero_3):
             raise ValueError(
                 "kit_sampler draws from a whole model, which no process holds here; leave it off, or use_vllm"
             )
@@ -228,7 +229,7 @@ class DPHTrainer(GRPOTrainer):
             self._seen = Averages()
         return loss
 
-    def _share(self) -> tuple[list[Stored], bool, int]:
+    def _share(self) -> tuple[list[ReferenceSample], bool, int]:
         """This micro-batch's stored rows on this process, whether it is the update's last, and the update's stored tokens.
 
         Which rows come when follows from the number of the update alone, so that a run that goes on needs no state.
@@ -244,12 +245,12 @@ class DPHTrainer(GRPOTrainer):
         mine = rows[micro * state.num_processes + state.process_index :: pieces * state.num_processes]
         return mine, micro + 1 == pieces, token_count(rows)
 
-    def _batch(self, rows: Sequence[Stored]) -> TokenBatch:
+    def _batch(self, rows: Sequence[ReferenceSample]) -> TokenBatch:
         return collate(
             [r.prompt for r in rows], [r.token_ids for r in rows], self.policy.pad_id, self.accelerator.device
         )
 
-    def _penalty(self, rows: Sequence[Stored], total: int) -> Tensor:
+    def _penalty(self, rows: Sequence[ReferenceSample], total: int) -> Tensor:
         """These rows' part of L_pef, so that the parts of all micro-batches and processes add up to the token mean."""
         if self._pending is not None:
             self._pending = None
@@ -313,7 +314,7 @@ class DPHTrainer(GRPOTrainer):
         self.stored = [dataclasses.replace(row, logp_ref=logp.tolist()) for row, logp in pairs]
 
     @torch.no_grad()
-    def _score(self, model, rows: Sequence[Stored]) -> np.ndarray:
+    def _score(self, model, rows: Sequence[ReferenceSample]) -> np.ndarray:
         """Log-probs of all completion tokens of `rows`, one after the other, by the forward that trains. Each process scores
         its share; all make the same number of forwards, since who holds a part of the weights takes part in each."""
         processes, index = self.accelerator.num_processes, self.accelerator.process_index
