@@ -3,7 +3,6 @@
 What a step computes stands in `large.trl`; checkpoints are TRL's, in the run's folder.
 """
 
-import ast
 import json
 import os
 import tempfile
@@ -22,6 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from dphrl_lite.engine import batches, checkpoint, optimizers
 from dphrl_lite.engine.journal import LOG, read_log
+from dphrl_lite.errors import lookup
 from dphrl_lite.large.trl import DPHConfig, DPHTrainer, carried
 from dphrl_lite.metrics import METRICS, peak_memory_gb
 from dphrl_lite.models import Policy, settle_threads
@@ -60,6 +60,8 @@ def train(
     policy = policy if in_place or policy.adapter else policy.copy()
     settle_threads(policy.model)
     more = dict(trl or {})
+    for name in more:
+        lookup(DPHConfig.__dataclass_fields__, "setting of TRL's GRPOConfig", name)
     more.setdefault("kit_sampler", not more.get("use_vllm"))
     with ExitStack() as stack:
         folder = Path(out or stack.enter_context(tempfile.TemporaryDirectory()))
@@ -138,24 +140,6 @@ def translated(config: TrainConfig, policy: Policy, problems: Sequence[Problem])
     }
     found |= {"adam_beta2": 0.95, "max_grad_norm": config.gradient_clip, "use_cpu": policy.device.type == "cpu"}
     return found | {"gradient_checkpointing": False, "logging_steps": 1, "report_to": "none", "disable_tqdm": True}
-
-
-def options(pairs: Sequence[str]) -> dict[str, object]:
-    """`["use_vllm=true", "beta=0"]` as keywords of GRPOConfig; a value is a Python literal, true, false, or else text."""
-    found = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or name not in DPHConfig.__dataclass_fields__:
-            raise ValueError(f"--trl {pair!r} sets nothing; expected a field of TRL's GRPOConfig, as in use_vllm=true")
-        try:
-            found[name] = (
-                {"true": True, "false": False}[text.lower()]
-                if text.lower() in ("true", "false")
-                else ast.literal_eval(text)
-            )
-        except (ValueError, SyntaxError):
-            found[name] = text
-    return found
 
 
 def _manifest(policy: Policy, task: Task, problems, parts: Partition, config: TrainConfig, args: DPHConfig) -> dict:

@@ -74,19 +74,12 @@ def test_a_run_goes_on_and_keeps_to_itself(train, tmp_path):
         ({"minibatches": 5}, "even batches"),
         ({"rehearsal_per_step": 7, "minibatches": 2}, "even batches"),
         ({"method": "rkl"}, "beta"),
+        ({"trl": {"use_vlm": True}}, "Did you mean 'use_vllm'"),
     ],
 )
 def test_what_trl_cannot_do_is_refused(train, settings, why):
     with pytest.raises(ValueError, match=why):
         train(**settings)
-
-
-def test_further_settings_are_read_as_written():
-    found = runs.options(["use_vllm=true", "vllm_gpu_memory_utilization=.5", "vllm_mode=server", "top_p=None"])
-    assert found == {"use_vllm": True, "vllm_gpu_memory_utilization": 0.5, "vllm_mode": "server", "top_p": None}
-    for wrong in ("use_vllm", "no_such=1"):
-        with pytest.raises(ValueError, match="GRPOConfig"):
-            runs.options([wrong])
 
 
 def test_rollouts_of_another_shape_are_refused(train, tiny, countdown, few_problems):
