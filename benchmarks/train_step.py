@@ -36,6 +36,7 @@ CASES = {
     "dph-js-definition": {"method": "dph-js-definition"},
     "TRL, no beta": {"beta": 0.0},
     "TRL, beta": {"beta": 0.04},
+    "TRL, dph-js": {"method": "dph-js"},
 }
 
 
@@ -104,12 +105,14 @@ def ours(folder: Path, steps: int, method: str, **settings) -> dict:
     }
 
 
-def trl(folder: Path, steps: int, beta: float) -> dict:
+def trl(folder: Path, steps: int, beta: float = 0.0, method: str | None = None) -> dict:
+    import pandas as pd
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
+    from dphrl_lite import presampling
     from dphrl_lite.metrics import peak_memory_gb
     from dphrl_lite.tasks.countdown import problems
 
@@ -129,23 +132,33 @@ def trl(folder: Path, steps: int, beta: float) -> dict:
         clock.sampled.append(sum(map(len, completion_ids)))
         return [float(right(c)) for c in completions]
 
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
-    config = GRPOConfig(
-        output_dir=str(folder / f"trl-{beta}"), use_cpu=True, bf16=False, report_to=[], save_strategy="no", max_steps=steps + 1,
-        per_device_train_batch_size=ROWS, gradient_accumulation_steps=PROBLEMS * SAMPLES // ROWS, num_generations=SAMPLES,
-        max_completion_length=LONGEST, temperature=1.0, beta=beta, learning_rate=1e-4, gradient_checkpointing=False,
-        disable_tqdm=True, logging_strategy="no", optim="adamw_torch", seed=0,
+    settings = dict(  # noqa: C408
+        output_dir=str(folder / f"trl-{method}-{beta}"), use_cpu=True, bf16=False, report_to=[], save_strategy="no",
+        max_steps=steps + 1, per_device_train_batch_size=ROWS, gradient_accumulation_steps=PROBLEMS * SAMPLES // ROWS,
+        num_generations=SAMPLES, max_completion_length=LONGEST, temperature=1.0, learning_rate=1e-4, optim="adamw_torch",
+        gradient_checkpointing=False, disable_tqdm=True, logging_strategy="no", seed=0,
     )  # fmt: skip
-    held = rss()
-    trainer = GRPOTrainer(
-        model, reward, config, Dataset.from_list([{"prompt": p.prompt} for p in problems("cd4", 256, seed=0)]),
-        processing_class=AutoTokenizer.from_pretrained(folder / "model"), callbacks=[clock],
-    )  # fmt: skip
+    chosen, held = problems("cd4", 256, seed=0), rss()
+    if method:
+        from dphrl_lite.large.trl import DPHConfig, DPHTrainer
+
+        config = DPHConfig(method=method, rehearsal_batch_size=PROBLEMS * SAMPLES // 8, reward_weights=[1, 0], **settings)
+        parts = presampling.partition(pd.read_pickle(folder / "rollouts.pkl"))
+        about = {"processing_class": tokenizer, "callbacks": [clock], "reward_funcs": reward}
+        trainer = DPHTrainer(model, checksum_task(), chosen, parts, config, **about)
+    else:
+        data = Dataset.from_list([{"prompt": p.prompt} for p in chosen])
+        about = {"processing_class": tokenizer, "callbacks": [clock]}
+        trainer = GRPOTrainer(model, reward, GRPOConfig(beta=beta, **settings), data, **about)
     trainer.train()
     tokens = clock.sampled[1:]
     asked = PROBLEMS * SAMPLES if beta else 0
+    rehearsed = getattr(trainer, "rehearsed", 0) / (steps + 1)
     more = peak_memory_gb(torch.device("cpu")) * 1e3 - held
-    return {"seconds": clock.seconds[1:], "sampled": tokens, "trained": tokens, "reference_forwards": asked, "mb": more}
+    trained = [x + rehearsed for x in tokens]
+    return {"seconds": clock.seconds[1:], "sampled": tokens, "trained": trained, "reference_forwards": asked, "mb": more}
 
 
 def child(*arguments: str):

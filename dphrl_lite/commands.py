@@ -235,7 +235,9 @@ class Export:
         from dphrl_lite.study import export
 
         if (self.policy is None) == (self.rollouts is None):
-            raise ValueError("nothing to export, or too much: give --policy FOLDER or --rollouts FOLDER, one of the two")
+            raise ValueError(
+                "nothing to export, or too much: give --policy FOLDER or --rollouts FOLDER, one of the two"
+            )
         if self.rollouts:
             rows = export.rollouts(self.rollouts, self.out, self.threshold)
             print(f"{self.out}: {rows} answers; to share it: hf upload YOU/NAME {self.out} --repo-type dataset")

@@ -89,8 +89,8 @@ def facts(folder: str | Path, presampled: str | Path, sources: Iterable[str], pa
 _ROLLOUTS = """# Answers of `{model}` to {problems} problems, verified
 
 {samples} answers to each, drawn once from the untouched model by dphrl-lite: what DPH-RL
-([arXiv 2509.07430](https://arxiv.org/abs/2509.07430)) rehearses, and what tells which problems to explore. Drawing them is the costly
-stage; with this data set it need not be done again. One row is one answer:
+([arXiv 2509.07430](https://arxiv.org/abs/2509.07430)) rehearses, and what tells which problems to explore. Drawing them is the
+costly stage; with this data set it need not be done again. One row is one answer:
 
 | column | |
 |---|---|
@@ -101,8 +101,8 @@ stage; with this data set it need not be done again. One row is one answer:
 | `correct`, `reason`, `distinct` | the verdict, why, and a canonical form: answers that share it are one solution |
 | `bucket` | of the problem: `perfect` (D_pef, at least {threshold} right), `exploration` (D_exp), `unsolved` |
 
-The folder is one of `dphrl presample`, too: downloaded to `OUT/presampling` of the same recipe (same problems, model and settings,
-all in `manifest.json`), `dphrl train --out OUT` goes on from it. Elsewhere: `datasets.load_dataset(FOLDER)`.
+The folder is one of `dphrl presample`, too: downloaded to `OUT/presampling` of the same recipe (same problems, model and
+settings, all in `manifest.json`), `dphrl train --out OUT` goes on from it. Elsewhere: `datasets.load_dataset(FOLDER)`.
 
 ## How it was drawn
 
@@ -128,7 +128,9 @@ def rollouts(presampled: str | Path, out: str | Path, threshold: int = 6) -> int
     table, manifest = presampling.load(presampled), presampling.read_manifest(presampled)
     parts = presampling.partition(table, threshold)
     bucket = {i: name for name in ("perfect", "exploration", "unsolved") for i in getattr(parts, name)}
-    told = {key: x for key, x in manifest.items() if key != "kind"} | json.loads((presampled / presampling.TOTALS).read_text())
+    told = {key: x for key, x in manifest.items() if key != "kind"} | json.loads(
+        (presampled / presampling.TOTALS).read_text()
+    )
     told |= {row["bucket"]: row["problems"] for row in parts.summary().to_dict("records")}
     about = DatasetCardData(
         task_categories=["text-generation"],
