@@ -129,7 +129,7 @@ def rollouts(presampled: str | Path, out: str | Path, threshold: int = 6) -> int
     parts = presampling.partition(table, threshold)
     bucket = {i: name for name in ("perfect", "exploration", "unsolved") for i in getattr(parts, name)}
     told = {key: x for key, x in manifest.items() if key != "kind"} | json.loads(
-        (presampled / presampling.TOTALS).read_text()
+        (presampled / shards.TOTALS).read_text()
     )
     told |= {row["bucket"]: row["problems"] for row in parts.summary().to_dict("records")}
     about = DatasetCardData(
@@ -145,7 +145,7 @@ def rollouts(presampled: str | Path, out: str | Path, threshold: int = 6) -> int
         for path in sorted(presampled.glob("shard-*.parquet")):
             shard = pd.read_parquet(path)
             shard.assign(bucket=shard["problem_id"].map(bucket)).to_parquet(folder / path.name, index=False)
-        for name in (checkpoint.MANIFEST, presampling.TOTALS):
+        for name in (checkpoint.MANIFEST, shards.TOTALS):
             (folder / name).write_bytes((presampled / name).read_bytes())
         (folder / CARD).write_text(f"---\n{about.to_yaml()}\n---\n\n{text}", encoding="utf-8")
 
