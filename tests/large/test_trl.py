@@ -281,6 +281,13 @@ def test_foreign_weights_are_refused(make, tiny):
         make(policy=policy).train()
 
 
+def test_a_trained_policy_is_refused(make, tiny):
+    policy = tiny.copy()
+    policy.trained = True
+    with pytest.raises(ValueError, match="load it again"):
+        make(policy=policy)
+
+
 @pytest.mark.parametrize(
     "method, why",
     [("rkl", "k3"), ("rkl-k3", "GRPOTrainer"), ("dph-js-definition", "stored answers"), ("dapo", "no refill")],
