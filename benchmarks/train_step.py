@@ -1,6 +1,6 @@
 """Seconds and peak memory of one optimizer step, by method, and beside TRL's GRPOTrainer. Goal: dph-js within 1.10x of grpo.
 
-    python benchmarks/train_step.py [--rounds 3] [--steps 5] [--out benchmarks/results/train_step.json]
+    python benchmarks/train_step.py [--rounds 3] [--steps 5] [--cases NAME ...] [--out benchmarks/results/train_step.json]
 
 The same Llama of 14M parameters with random weights, the same prompts, 8 problems x 8 completions of at most 24 tokens a step,
 one update, forwards of 16 completions, float32, one CPU thread. Each method runs in a fresh process, which holds nothing that the
@@ -190,6 +190,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), help="which rows (all)")
     parser.add_argument("--out")
     parser.add_argument("--child", nargs=2, metavar=("CASE", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -199,7 +200,7 @@ def main():
             return prepare(folder)
         run = trl if case.startswith("TRL") else ours
         return print(json.dumps(run(folder, arguments.steps, **CASES[case])))
-    cases = list(CASES)
+    cases = arguments.cases
     if importlib.util.find_spec("trl") is None:
         cases = [name for name in cases if not name.startswith("TRL")]
         print("TRL is not installed and left out: pip install trl==1.16.0")
