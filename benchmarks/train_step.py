@@ -144,7 +144,9 @@ def trl(folder: Path, steps: int, beta: float = 0.0, method: str | None = None) 
     if method:
         from dphrl_lite.large.trl import DPHConfig, DPHTrainer
 
-        config = DPHConfig(method=method, rehearsal_batch_size=PROBLEMS * SAMPLES // 8, reward_weights=[1, 0], **settings)
+        config = DPHConfig(
+            method=method, rehearsal_batch_size=PROBLEMS * SAMPLES // 8, reward_weights=[1, 0], **settings
+        )
         parts = presampling.partition(pd.read_pickle(folder / "rollouts.pkl"))
         about = {"processing_class": tokenizer, "callbacks": [clock], "reward_funcs": reward}
         trainer = DPHTrainer(model, checksum_task(), chosen, parts, config, **about)
@@ -158,7 +160,13 @@ def trl(folder: Path, steps: int, beta: float = 0.0, method: str | None = None) 
     rehearsed = getattr(trainer, "rehearsed", 0) / (steps + 1)
     more = peak_memory_gb(torch.device("cpu")) * 1e3 - held
     trained = [x + rehearsed for x in tokens]
-    return {"seconds": clock.seconds[1:], "sampled": tokens, "trained": trained, "reference_forwards": asked, "mb": more}
+    return {
+        "seconds": clock.seconds[1:],
+        "sampled": tokens,
+        "trained": trained,
+        "reference_forwards": asked,
+        "mb": more,
+    }
 
 
 def child(*arguments: str):
