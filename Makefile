@@ -9,7 +9,7 @@ CUDA ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
-EXTRAS := notebooks,qlora,dev
+EXTRAS := notebooks,qlora,trl,dev
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 # without CUDA= on the command line an environment keeps the torch that it has: `make lab CUDA=1`, later `make test`
 FLAVOUR := $(if $(CUDA),$(if $(filter 0,$(CUDA)),cpu,cuda),$(if $(wildcard $(VENV)/.torch-*-cuda),cuda,cpu))

@@ -1,6 +1,6 @@
 """Seconds and peak memory of one optimizer step, by method, and beside TRL's GRPOTrainer. Goal: dph-js within 1.10x of grpo.
 
-    python benchmarks/train_step.py [--rounds 3] [--steps 5] [--out benchmarks/results/train_step.json]
+    python benchmarks/train_step.py [--rounds 3] [--steps 5] [--cases NAME ...] [--out benchmarks/results/train_step.json]
 
 The same Llama of 14M parameters with random weights, the same prompts, 8 problems x 8 completions of at most 24 tokens a step,
 one update, forwards of 16 completions, float32, one CPU thread. Each method runs in a fresh process, which holds nothing that the
@@ -36,6 +36,7 @@ CASES = {
     "dph-js-definition": {"method": "dph-js-definition"},
     "TRL, no beta": {"beta": 0.0},
     "TRL, beta": {"beta": 0.04},
+    "TRL, dph-js": {"method": "dph-js"},
 }
 
 
@@ -104,12 +105,14 @@ def ours(folder: Path, steps: int, method: str, **settings) -> dict:
     }
 
 
-def trl(folder: Path, steps: int, beta: float) -> dict:
+def trl(folder: Path, steps: int, beta: float = 0.0, method: str | None = None) -> dict:
+    import pandas as pd
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
+    from dphrl_lite import presampling
     from dphrl_lite.metrics import peak_memory_gb
     from dphrl_lite.tasks.countdown import problems
 
@@ -129,23 +132,41 @@ def trl(folder: Path, steps: int, beta: float) -> dict:
         clock.sampled.append(sum(map(len, completion_ids)))
         return [float(right(c)) for c in completions]
 
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
-    config = GRPOConfig(
-        output_dir=str(folder / f"trl-{beta}"), use_cpu=True, bf16=False, report_to=[], save_strategy="no", max_steps=steps + 1,
-        per_device_train_batch_size=ROWS, gradient_accumulation_steps=PROBLEMS * SAMPLES // ROWS, num_generations=SAMPLES,
-        max_completion_length=LONGEST, temperature=1.0, beta=beta, learning_rate=1e-4, gradient_checkpointing=False,
-        disable_tqdm=True, logging_strategy="no", optim="adamw_torch", seed=0,
+    settings = dict(  # noqa: C408
+        output_dir=str(folder / f"trl-{method}-{beta}"), use_cpu=True, bf16=False, report_to=[], save_strategy="no",
+        max_steps=steps + 1, per_device_train_batch_size=ROWS, gradient_accumulation_steps=PROBLEMS * SAMPLES // ROWS,
+        num_generations=SAMPLES, max_completion_length=LONGEST, temperature=1.0, learning_rate=1e-4, optim="adamw_torch",
+        gradient_checkpointing=False, disable_tqdm=True, logging_strategy="no", seed=0,
     )  # fmt: skip
-    held = rss()
-    trainer = GRPOTrainer(
-        model, reward, config, Dataset.from_list([{"prompt": p.prompt} for p in problems("cd4", 256, seed=0)]),
-        processing_class=AutoTokenizer.from_pretrained(folder / "model"), callbacks=[clock],
-    )  # fmt: skip
+    chosen, held = problems("cd4", 256, seed=0), rss()
+    if method:
+        from dphrl_lite.large.trl import DPHConfig, DPHTrainer
+
+        config = DPHConfig(
+            method=method, rehearsal_batch_size=PROBLEMS * SAMPLES // 8, reward_weights=[1, 0], **settings
+        )
+        parts = presampling.partition(pd.read_pickle(folder / "rollouts.pkl"))
+        about = {"processing_class": tokenizer, "callbacks": [clock], "reward_funcs": reward}
+        trainer = DPHTrainer(model, checksum_task(), chosen, parts, config, **about)
+    else:
+        data = Dataset.from_list([{"prompt": p.prompt} for p in chosen])
+        about = {"processing_class": tokenizer, "callbacks": [clock]}
+        trainer = GRPOTrainer(model, reward, GRPOConfig(beta=beta, **settings), data, **about)
     trainer.train()
     tokens = clock.sampled[1:]
     asked = PROBLEMS * SAMPLES if beta else 0
+    rehearsed = getattr(trainer, "rehearsed", 0) / (steps + 1)
     more = peak_memory_gb(torch.device("cpu")) * 1e3 - held
-    return {"seconds": clock.seconds[1:], "sampled": tokens, "trained": tokens, "reference_forwards": asked, "mb": more}
+    trained = [x + rehearsed for x in tokens]
+    return {
+        "seconds": clock.seconds[1:],
+        "sampled": tokens,
+        "trained": trained,
+        "reference_forwards": asked,
+        "mb": more,
+    }
 
 
 def child(*arguments: str):
@@ -177,6 +198,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), help="which rows (all)")
     parser.add_argument("--out")
     parser.add_argument("--child", nargs=2, metavar=("CASE", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -186,7 +208,7 @@ def main():
             return prepare(folder)
         run = trl if case.startswith("TRL") else ours
         return print(json.dumps(run(folder, arguments.steps, **CASES[case])))
-    cases = list(CASES)
+    cases = arguments.cases
     if importlib.util.find_spec("trl") is None:
         cases = [name for name in cases if not name.startswith("TRL")]
         print("TRL is not installed and left out: pip install trl==1.16.0")

@@ -24,7 +24,7 @@ COMMANDS = {
     "presample": "sample the reference once and verify every answer",
     "train": "train with one method on what presample wrote",
     "evaluate": "Pass@k of a policy on the recipe's problem sets",
-    "export": "merge a trained adapter into its base model",
+    "export": "merge a trained adapter into its base model, or make a data set of pre-sampled answers",
     "experiment": "compare methods on one task and print Pass@k",
     "doctor": "say what this machine can run, and why",
 }

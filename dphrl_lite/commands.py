@@ -6,14 +6,15 @@ from the source instead.
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 from tyro.conf import Positional
 
-from dphrl_lite import models, presampling, settings
+from dphrl_lite import models, presampling, settings, training
 from dphrl_lite.engine import checkpoint, sharding
 from dphrl_lite.evaluation import EvaluateConfig
 from dphrl_lite.presampling import PartitionConfig, PresampleConfig
@@ -67,6 +68,43 @@ class Machine:
             print(text if alone else f"{text}\n(of one process, without sharding)", file=sys.stderr)
 
 
+@dataclass(frozen=True)
+class Sampler:
+    """What draws; no part of a recipe."""
+
+    engine: Literal["kit", "vllm"] = "kit"  # what draws: the kit's own sampler, or vLLM in its environment
+    vllm: list[str] | None = None  # further settings of vllm.LLM, as in tensor_parallel_size=2
+
+    def load(self, name: str, nf4: bool) -> models.Policy:
+        """The policy, to be drawn from by the engine."""
+        if self.engine == "kit":
+            return models.load(name, nf4=nf4)
+        from dphrl_lite.large import vllm
+
+        return vllm.load(name, nf4=nf4, **settings.pairs(self.vllm or ()))
+
+    def batches(self, config):
+        """`config` with whole shards drawn at once by vLLM, which fills its own batches."""
+        whole = {"problems_per_batch": config.problems_per_shard}
+        return config if self.engine == "kit" else replace(config, **whole)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What trains; no part of a recipe."""
+
+    engine: Literal["kit", "trl"] = "kit"  # what trains: the kit's own trainer, or TRL's
+    trl: list[str] | None = None  # further settings of TRL's GRPOConfig, as in use_vllm=true
+
+    def choose(self):
+        """The function that trains."""
+        if self.engine == "kit":
+            return training.train
+        from dphrl_lite.large import runs
+
+        return partial(runs.train, trl=settings.pairs(self.trl or ()))
+
+
 def is_shown() -> bool:
     """Whether this process shows progress bars: of several on one machine, the first."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
@@ -81,17 +119,19 @@ class Presample:
     partition: PartitionConfig
     share: Share
     machine: Machine
+    sampler: Sampler
 
     def __call__(self):
         """Run it."""
         self.machine.check_device(self.recipe.model)
-        task, problems, drawing = self.recipe.load_task(), self.recipe.load_problems(), self.presample
+        task, problems = self.recipe.load_task(), self.recipe.load_problems()
+        drawing = self.sampler.batches(self.presample)
         shard, folder = self.share.pair(), self.recipe.presampling
         presampling.partition_counts(drawing.samples, [0], self.partition.threshold)  # refuses an impossible one now
         shape = {"problems_per_step": drawing.problems_per_batch, "max_new_tokens": drawing.max_new_tokens}
         shape = TrainConfig("grpo", samples=max(2, drawing.samples), **shape)
         self.machine.check_memory(self.recipe, shape, problems, training=False)
-        policy, stages = models.load(self.recipe.model, nf4=self.recipe.nf4), Stages(drawing, self.partition)
+        policy, stages = self.sampler.load(self.recipe.model, self.recipe.nf4), Stages(drawing, self.partition)
         result = pipeline.run(policy, stages, task, problems, rollouts=folder, shard=shard, progress=is_shown())
         print(f"{len(result.rollouts)} completions in {folder}")
         if result.parts:  # of several shares, whichever ends last
@@ -110,6 +150,7 @@ class Train:
     partition: PartitionConfig
     train: TrainConfig
     machine: Machine
+    trainer: Engine
 
     def __call__(self):
         """Run it."""
@@ -120,7 +161,8 @@ class Train:
         self.machine.check_memory(self.recipe, config, problems)
         policy = models.load(self.recipe.model, nf4=self.recipe.nf4, device=sharding.load_device())
         stages = Stages(partition=self.partition, train=config)
-        result = pipeline.run(policy, stages, task, problems, rollouts=rollouts, out=folder, in_place=True)
+        calling = {"out": folder, "in_place": True, "trainer": self.trainer.choose()}
+        result = pipeline.run(policy, stages, task, problems, rollouts=rollouts, **calling)
         if os.environ.get("RANK", "0") == "0":
             self._save(result, folder)
 
@@ -144,6 +186,7 @@ class Evaluate:
     evaluate: EvaluateConfig
     share: Share
     machine: Machine
+    sampler: Sampler
     policy: str | None = None  # folder (or hub id) of a trained policy; None: the recipe's model, untrained
     against: str | None = (
         None  # folder of the evaluation to compare with; None: the untrained model's, where it is there
@@ -155,10 +198,8 @@ class Evaluate:
         sets, shard = settings.problem_sets(self.evaluate, self.recipe.skipped), self.share.pair()
         folder, names = self.recipe.evaluation(self.policy)
         base = self._base()
-        policy, stages = (
-            models.load(self.policy or self.recipe.model, nf4=self.recipe.nf4),
-            Stages(evaluate=self.evaluate),
-        )
+        policy = self.sampler.load(self.policy or self.recipe.model, self.recipe.nf4)
+        stages = Stages(evaluate=self.sampler.batches(self.evaluate))
         calling = {"evaluation_out": folder, "shard": shard, "progress": is_shown()}
         table = pipeline.run(policy, stages, sets=sets, **calling, **names).outcomes
         if table is None:
@@ -181,16 +222,26 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Export:
-    """Merge a trained adapter into its base model."""
+    """Merge a trained adapter into its base model, or make a data set to share of pre-sampled answers."""
 
-    policy: str  # folder of the adapter, as `dphrl train` saves it
-    out: str  # a new folder for the merged model
+    out: str  # a new folder, for the merged model or the data set
+    policy: str | None = None  # folder of the adapter, as `dphrl train` saves it; None: rollouts are exported
+    rollouts: str | None = None  # folder of the answers, as `dphrl presample` writes it; None: a policy is exported
+    threshold: int = 6  # right answers that put a problem into D_pef, for the column `bucket` of rollouts
     dtype: Literal["bfloat16", "float16", "float32"] | None = None  # of the merged weights; None: as the base is stored
 
     def __call__(self):
         """Run it."""
         from dphrl_lite.study import export
 
+        if (self.policy is None) == (self.rollouts is None):
+            raise ValueError(
+                "nothing to export, or too much: give --policy FOLDER or --rollouts FOLDER, one of the two"
+            )
+        if self.rollouts:
+            rows = export.rollouts(self.rollouts, self.out, self.threshold)
+            print(f"{self.out}: {rows} answers; to share it: hf upload YOU/NAME {self.out} --repo-type dataset")
+            return
         merged = export.merge(self.policy, self.out, self.dtype and getattr(torch, self.dtype))
         print(f"{self.out}: {merged.num_parameters():,} parameters in {merged.dtype}")
 

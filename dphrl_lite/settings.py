@@ -4,9 +4,10 @@ A recipe is a YAML file whose keys are the fields of dataclasses. Its top level 
 each section holds the settings of one stage (`SECTIONS`). Here it is read and checked; flags are `cli`'s. Nothing is run.
 """
 
+import ast
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -195,6 +196,20 @@ def load(path: str | Path, *stages: type) -> tuple:
         return tuple(stage(**values.get(stage, {})) for stage in (Recipe, *stages))
     except TypeError as error:
         raise ValueError(f"{path} lacks a setting: {error}") from error
+
+
+def pairs(given: Sequence[str]) -> dict[str, object]:
+    """`["use_vllm=true", "beta=0"]` as keywords for another library. A value is a Python literal, true, false, or else text."""
+    words, values = {"true": True, "false": False}, {}
+    for pair in given:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"{pair!r} sets nothing; expected a name and a value, as in use_vllm=true")
+        try:
+            values[name] = words[text.lower()] if text.lower() in words else ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[name] = text
+    return values
 
 
 def problem_sets(config: EvaluateConfig, skipped: str | Path | None = None) -> list[ProblemSet]:

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-EXTRAS = PROJECT["optional-dependencies"]
+EXTRAS = {name: x for name, x in PROJECT["optional-dependencies"].items() if name != "vllm"}  # another environment's
 
 
 def direct_requirements():
@@ -63,6 +63,13 @@ def test_conda_takes_the_package_with_every_extra_under_the_constraints():
 def test_conda_and_make_install_the_same_extras():
     (line,) = re.findall(r"^EXTRAS := (\S+)$", (REPOSITORY / "Makefile").read_text(), flags=re.M)
     assert set(line.split(",")) == set(EXTRAS)
+
+
+def test_vllm_has_an_environment_of_its_own():
+    """What it wants contradicts constraints.txt, so nothing that is installed with them may bring it in."""
+    assert "vllm" not in pins()
+    assert [Requirement(line).name for line in PROJECT["optional-dependencies"]["vllm"]] == ["vllm"]
+    assert "[vllm]" in (REPOSITORY / "docs" / "scale.md").read_text()
 
 
 def test_conda_python_is_one_supported_version():

@@ -200,3 +200,11 @@ def test_a_recipe_sets_the_limits_of_its_verifier():
     task = Recipe(task="sql", databases=folder, comparison="set", time_limit=30.0, row_limit=99).load_task()
     assert (task.comparison, task.limits["time_limit"], task.limits["row_limit"]) == ("set", 30.0, 99)
     assert Recipe(task="math", time_limit=2.0).load_task().time_limit == 2.0
+
+
+def test_settings_of_another_library_are_read_as_written():
+    given = ["use_vllm=true", "vllm_gpu_memory_utilization=.5", "vllm_mode=server", "top_p=None"]
+    expected = {"use_vllm": True, "vllm_gpu_memory_utilization": 0.5, "vllm_mode": "server", "top_p": None}
+    assert settings.pairs(given) == expected
+    with pytest.raises(ValueError, match="a name and a value"):
+        settings.pairs(["use_vllm"])

@@ -3,7 +3,6 @@
 What a step computes stands in `large.trl`; checkpoints are TRL's, in the run's folder.
 """
 
-import ast
 import json
 import os
 import tempfile
@@ -22,6 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from dphrl_lite.engine import batches, checkpoint, optimizers
 from dphrl_lite.engine.journal import LOG, read_log
+from dphrl_lite.errors import lookup
 from dphrl_lite.large.trl import DPHConfig, DPHTrainer, carried
 from dphrl_lite.metrics import METRICS, peak_memory_gb
 from dphrl_lite.models import Policy, settle_threads
@@ -59,38 +59,42 @@ def train(
     config = TrainConfig(method=method, steps=steps, seed=seed, **settings)
     policy = policy if in_place or policy.adapter else policy.copy()
     settle_threads(policy.model)
-    more = dict(trl or {})
-    more.setdefault("kit_sampler", not more.get("use_vllm"))
+    more = {"kit_sampler": not (trl or {}).get("use_vllm")} | ({} if out else {"save_strategy": "no"}) | dict(trl or {})
+    for name in more:
+        lookup(DPHConfig.__dataclass_fields__, "setting of TRL's GRPOConfig", name)
     with ExitStack() as stack:
         folder = Path(out or stack.enter_context(tempfile.TemporaryDirectory()))
-        args = DPHConfig(
-            str(folder), **translated(config, policy, problems) | ({} if out else {"save_strategy": "no"}) | more
-        )
+        args = DPHConfig(str(folder), **translated(config, policy, problems) | more)
         state = PartialState()
-        records: list[dict] = []
         if out is not None:
             identity = _manifest(policy, task, problems, parts, config, args) | {"trl": more}
             with state.main_process_first():
                 checkpoint.claim(folder, identity)
-        newest = get_last_checkpoint(folder) if folder.is_dir() else None
-        if newest:
-            done = int(newest.rsplit("-", 1)[1]) // config.minibatches
-            if done > steps:
-                raise ValueError(
-                    f"{folder} holds a run of {done} steps, more than the {steps} asked for; pass steps={done}"
-                )
-            records = read_log(folder)[:done]
-        bar = stack.enter_context(
-            tqdm(total=steps, desc=f"{method}, TRL", disable=not progress or not state.is_main_process)
-        )
-        ledger = _Ledger(folder, records, config.minibatches, bar, on_step)
-        trainer = DPHTrainer(policy, task, problems, parts, args, callbacks=[ledger])
+        newest, records = _resumed(folder, config)
+        shown = {"total": steps, "desc": f"{method}, TRL", "disable": not (progress and state.is_main_process)}
+        ledger = _Ledger(folder, records, config.minibatches, stack.enter_context(tqdm(**shown)), on_step)
+        ledger.trainer = trainer = DPHTrainer(policy, task, problems, parts, args, callbacks=[ledger])
         trainer.remove_callback(PrinterCallback)
-        ledger.trainer = trainer
+        if trainer.sharded:
+            raise NotImplementedError(
+                "dphrl train saves a whole policy, and here each process holds a part of the weights: write a script with "
+                "DPHTrainer and trainer.save_model, as docs/scale.md shows"
+            )
         with checkpoint.explained(out and folder):
             trainer.train(resume_from_checkpoint=newest)
     policy.model, policy.trained = trainer.accelerator.unwrap_model(trainer.model).eval(), True
     return Run(policy, pd.DataFrame(records, columns=list(METRICS)), config, args.strength)
+
+
+def _resumed(folder: Path, config: TrainConfig) -> tuple[str | None, list[dict]]:
+    """TRL's newest checkpoint in `folder`, and the records of the steps that it has made."""
+    newest = get_last_checkpoint(folder) if folder.is_dir() else None
+    done = int(newest.rsplit("-", 1)[1]) // config.minibatches if newest else 0
+    if done > config.steps:
+        raise ValueError(
+            f"{folder} holds a run of {done} steps, more than the {config.steps} asked for; pass steps={done}"
+        )
+    return newest, read_log(folder)[:done] if newest else []
 
 
 def translated(config: TrainConfig, policy: Policy, problems: Sequence[Problem]) -> dict:
@@ -138,24 +142,6 @@ def translated(config: TrainConfig, policy: Policy, problems: Sequence[Problem])
     }
     found |= {"adam_beta2": 0.95, "max_grad_norm": config.gradient_clip, "use_cpu": policy.device.type == "cpu"}
     return found | {"gradient_checkpointing": False, "logging_steps": 1, "report_to": "none", "disable_tqdm": True}
-
-
-def options(pairs: Sequence[str]) -> dict[str, object]:
-    """`["use_vllm=true", "beta=0"]` as keywords of GRPOConfig; a value is a Python literal, true, false, or else text."""
-    found = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or name not in DPHConfig.__dataclass_fields__:
-            raise ValueError(f"--trl {pair!r} sets nothing; expected a field of TRL's GRPOConfig, as in use_vllm=true")
-        try:
-            found[name] = (
-                {"true": True, "false": False}[text.lower()]
-                if text.lower() in ("true", "false")
-                else ast.literal_eval(text)
-            )
-        except (ValueError, SyntaxError):
-            found[name] = text
-    return found
 
 
 def _manifest(policy: Policy, task: Task, problems, parts: Partition, config: TrainConfig, args: DPHConfig) -> dict:

@@ -1,4 +1,4 @@
-"""What is handed on: a trained policy with its model card, and a LoRA adapter merged into its base.
+"""What is handed on: a trained policy with its model card, a LoRA adapter merged into its base, rollouts as a data set.
 
 A model card is README.md in the form of the Hugging Face hub. Weights and tokenizer are written by `models.Policy.save`,
 the numbers in the card by `training`, `presampling` and `evaluation`.
@@ -8,8 +8,9 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import pandas as pd
 import torch
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import DatasetCardData, ModelCard, ModelCardData
 
 from dphrl_lite import presampling
 from dphrl_lite.engine import checkpoint, shards
@@ -84,6 +85,74 @@ def facts(folder: str | Path, presampled: str | Path, sources: Iterable[str], pa
     data |= {row["bucket"]: row["problems"] for row in parts.summary().to_dict("records")}
     data |= {"threshold of D_pef": parts.threshold, "completions in the rehearsal buffer": len(parts.rehearsal)}
     return training, data | {key: drawn[key] for key in drawn if key not in ("kind", "problem_count")}
+
+
+_ROLLOUTS = """# Answers of `{model}` to {problems} problems, verified
+
+{samples} answers to each, drawn once from the untouched model by dphrl-lite: what DPH-RL
+([arXiv 2509.07430](https://arxiv.org/abs/2509.07430)) rehearses, and what tells which problems to explore. Drawing them is the
+costly stage; with this data set it need not be done again. One row is one answer:
+
+| column | |
+|---|---|
+| `problem_id`, `prompt`, `sample` | the problem, the text that the model saw, the number of the answer |
+| `completion`, `token_ids` | the answer, as text and as the tokenizer's ids, with the end-of-sequence token if it was reached |
+| `logp` | log-probability of each token under the model, full softmax at temperature 1, nats |
+| `logp_sampling` | the same under the distribution that was drawn from, after temperature and top-p |
+| `correct`, `reason`, `distinct` | the verdict, why, and a canonical form: answers that share it are one solution |
+| `bucket` | of the problem: `perfect` (D_pef, at least {threshold} right), `exploration` (D_exp), `unsolved` |
+
+The folder is one of `dphrl presample`, too: downloaded to `OUT/presampling` of the same recipe (same problems, model and
+settings, all in `manifest.json`), `dphrl train --out OUT` goes on from it. Elsewhere: `datasets.load_dataset(FOLDER)`.
+
+## How it was drawn
+
+{table}
+"""
+
+
+def rollouts(presampled: str | Path, out: str | Path, threshold: int = 6) -> int:
+    """Write the rollouts in the folder `presampled` as a data set in the form of the Hugging Face hub, ready to be uploaded.
+
+    Its shards are those of `presampled` and a column `bucket` by `threshold`; card, manifest and totals lie beside them.
+
+    Returns:
+        How many answers.
+
+    Raises:
+        FileExistsError: `out` is there. FileNotFoundError: no pre-sampling, or shards are missing. ValueError: fewer samples than
+        the threshold.
+    """
+    presampled, out = Path(presampled), Path(out)
+    if out.exists():
+        raise FileExistsError(f"{out} exists; name a new folder for the data set")
+    table, manifest = presampling.load(presampled), presampling.read_manifest(presampled)
+    parts = presampling.partition(table, threshold)
+    bucket = {i: name for name in ("perfect", "exploration", "unsolved") for i in getattr(parts, name)}
+    told = {key: x for key, x in manifest.items() if key != "kind"} | json.loads(
+        (presampled / shards.TOTALS).read_text()
+    )
+    told |= {row["bucket"]: row["problems"] for row in parts.summary().to_dict("records")}
+    about = DatasetCardData(
+        task_categories=["text-generation"],
+        tags=["dph-rl", "reinforcement-learning", "rollouts"],
+        configs=[{"config_name": "default", "data_files": "shard-*.parquet"}],
+    )
+    shown = {"model": manifest["model"], "problems": manifest["problem_count"], "samples": manifest["samples"]}
+    text = _ROLLOUTS.format(**shown, threshold=threshold, table=_table(told))
+
+    def write(folder: Path):
+        folder.mkdir()
+        for path in sorted(presampled.glob("shard-*.parquet")):
+            shard = pd.read_parquet(path)
+            shard.assign(bucket=shard["problem_id"].map(bucket)).to_parquet(folder / path.name, index=False)
+        for name in (checkpoint.MANIFEST, shards.TOTALS):
+            (folder / name).write_bytes((presampled / name).read_bytes())
+        (folder / CARD).write_text(f"---\n{about.to_yaml()}\n---\n\n{text}", encoding="utf-8")
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_whole(out, write)
+    return len(table)
 
 
 def base_of(policy: Policy) -> str:

@@ -63,6 +63,7 @@ def run(
     in_place: bool = False,
     on_step: Callable[[dict], object] | None = None,
     progress: bool = True,
+    trainer: Callable[..., Run] = training.train,
     **names,
 ) -> Result:
     """Run the stages that have settings, in their order. With folders, the same call goes on after a kill.
@@ -78,6 +79,7 @@ def run(
         shard: `(i, n)`, the share of sampling that falls to this process.
         in_place: train `policy` itself, not a copy.
         on_step, progress: as for `training.train`.
+        trainer: what trains, with the arguments of `training.train`, such as `large.runs.train`.
         **names: columns of the outcomes; by default the trained method, its strength, and the seed.
 
     Raises:
@@ -94,7 +96,7 @@ def run(
         parts = presampling.partition(table, **asdict(stages.partition))
     if stages.train:
         calling = {"out": out, "on_step": on_step, "progress": progress, "in_place": in_place}
-        trained = training.train(policy, task, problems, parts, **calling, **asdict(stages.train))
+        trained = trainer(policy, task, problems, parts, **calling, **asdict(stages.train))
         if stages.back is not None:
             models.interpolate(trained.policy, 1 - stages.back, policy)
         run = {"method": stages.train.method, "strength": trained.strength, "seed": stages.train.seed}

@@ -7,8 +7,9 @@ import pytest
 
 pytest.importorskip("trl")
 
-from dphrl_lite import presampling, training
+from dphrl_lite import cli, presampling, training
 from dphrl_lite.engine.checkpoint import OtherRunError
+from dphrl_lite.engine.journal import read_log
 from dphrl_lite.large import runs
 from dphrl_lite.metrics import METRICS
 
@@ -74,6 +75,7 @@ def test_a_run_goes_on_and_keeps_to_itself(train, tmp_path):
         ({"minibatches": 5}, "even batches"),
         ({"rehearsal_per_step": 7, "minibatches": 2}, "even batches"),
         ({"method": "rkl"}, "beta"),
+        ({"trl": {"use_vlm": True}}, "Did you mean 'use_vllm'"),
     ],
 )
 def test_what_trl_cannot_do_is_refused(train, settings, why):
@@ -81,15 +83,36 @@ def test_what_trl_cannot_do_is_refused(train, settings, why):
         train(**settings)
 
 
-def test_further_settings_are_read_as_written():
-    found = runs.options(["use_vllm=true", "vllm_gpu_memory_utilization=.5", "vllm_mode=server", "top_p=None"])
-    assert found == {"use_vllm": True, "vllm_gpu_memory_utilization": 0.5, "vllm_mode": "server", "top_p": None}
-    for wrong in ("use_vllm", "no_such=1"):
-        with pytest.raises(ValueError, match="GRPOConfig"):
-            runs.options([wrong])
-
-
 def test_rollouts_of_another_shape_are_refused(train, tiny, countdown, few_problems):
     few = presampling.partition(presampling.sample(tiny, countdown, few_problems[:4], samples=8, progress=False))
     with pytest.raises(ValueError, match="that were pre-sampled"):
         runs.train(tiny, countdown, few_problems[:2], few, **QUICK)
+
+
+def test_the_command_trains_with_trl_what_the_command_evaluates(tmp_path, capsys):
+    """A LoRA adapter and its card, as from the kit's trainer, and the dashboard's log."""
+    pytest.importorskip("peft")
+    shared = ["--nf4", "--problems", "countdown:cd3", "--limit", "24", "--out", str(tmp_path)]
+    few = ["--samples", "8", "--max-new-tokens", "12"]
+    assert cli.main(["presample", *shared, *few]) == 0
+    small = [
+        "--method",
+        "dph-js",
+        "--steps",
+        "1",
+        "--problems-per-step",
+        "4",
+        "--rehearsal-per-step",
+        "4",
+        "--engine",
+        "trl",
+    ]
+    assert cli.main(["train", *shared, *small, "--samples", "4", "--minibatches", "1", "--max-new-tokens", "12"]) == 0
+    policy = tmp_path / "dph-js-seed0" / "policy-000001"
+    assert (policy / "adapter_config.json").is_file() and "| method | dph-js |" in (policy / "README.md").read_text()
+    assert set(read_log(policy.parent)[0]) == set(METRICS)
+    sets = ["--in-domain", "cd3", "--out-of-domain", "--no-greedy", "--samples", "2", "--max-new-tokens", "4"]
+    (tmp_path / "sets.yaml").write_text("cd3: {task: countdown, problems: [countdown:cd3], limit: 2}")
+    command = ["evaluate", *shared, "--policy", str(policy), *sets, "--sets", str(tmp_path / "sets.yaml")]
+    assert cli.main(command) == 0, capsys.readouterr().err
+    assert "Pass@2" in (policy / "README.md").read_text()

@@ -182,21 +182,18 @@ ZERO_2 |= {"gradient_accumulation_steps": "auto", "gradient_clipping": "auto", "
 
 
 @pytest.mark.parametrize("deepspeed", [None, ZERO_2], ids=["DDP", "ZeRO-2"])
-def test_two_processes_are_one(make, tiny, countdown, few_problems, parts, tmp_path, deepspeed):
+def test_two_processes_are_one(make, tiny, countdown, few_problems, tmp_path, deepspeed):
+    """DeepSpeed compiles an extension when it is first used, which takes minutes."""
     if deepspeed:
         pytest.importorskip("deepspeed")
-    trainer = make(per_device_train_batch_size=12, kit_sampler=not deepspeed, num_iterations=2)
-    settings = QUICK | OURS | {"per_device_train_batch_size": 6, "num_iterations": 2, "deepspeed": deepspeed}
-    log, weights = on_two_processes(tmp_path, tiny, countdown, few_problems, settings | {"kit_sampler": not deepspeed})
+    trainer = make(num_iterations=2)
+    half = QUICK | OURS | {"per_device_train_batch_size": 6, "num_iterations": 2, "deepspeed": deepspeed}
+    log, weights = on_two_processes(tmp_path, tiny, countdown, few_problems, half)
     trainer.train()
     one = log_of(trainer)
-    assert list(one.columns) == list(log.columns)
-    if deepspeed:  # each process draws from a state of its own, so that the answers are others
-        assert len(log) == 3 and (log["penalty"].iloc[1:] > 0).all()
-        return
     for name in ("reward", "penalty", "loss_exploration", "grad_norm", "log_u_mean"):
-        assert np.allclose(log[name], one[name], rtol=1e-3, atol=1e-6, equal_nan=True), (name, log, one)
-    assert max((weights[k] - v).abs().max().item() for k, v in trainer.model.state_dict().items()) < 1e-5
+        assert np.allclose(log[name], one[name], rtol=2e-3, atol=1e-4, equal_nan=True), (name, log[name], one[name])
+    assert max((weights[k] - v).abs().max().item() for k, v in trainer.model.state_dict().items()) < 1e-4
 
 
 @pytest.mark.parametrize("low", [False, True], ids=["as stored", "scored again"])
@@ -282,6 +279,13 @@ def test_foreign_weights_are_refused(make, tiny):
             p.add_(0.05 * torch.randn_like(p))
     with pytest.raises(ValueError, match="did not write the stored answers"):
         make(policy=policy).train()
+
+
+def test_a_trained_policy_is_refused(make, tiny):
+    policy = tiny.copy()
+    policy.trained = True
+    with pytest.raises(ValueError, match="load it again"):
+        make(policy=policy)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,14 @@
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from families import bytes_policy
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dphrl_lite import cli, models
+from dphrl_lite import cli, models, presampling
 from dphrl_lite.study import export
 
 peft = pytest.importorskip("peft")
@@ -134,3 +135,25 @@ def test_a_hub_id_stands_in_the_card(adapter, tmp_path):
     assert ModelCard.load(tmp_path / "README.md").data.base_model == "Qwen/Qwen2.5-7B-Instruct"
     assert "from_pretrained('Qwen/Qwen2.5-7B-Instruct')" in (tmp_path / "README.md").read_text()
     AutoTokenizer.from_pretrained(tmp_path)
+
+
+def test_rollouts_as_a_data_set(tiny, countdown, few_problems, parts, tmp_path):
+    """It loads as any data set does, and goes on as the pre-sampling that it is."""
+    datasets = pytest.importorskip("datasets")
+    drawn = presampling.sample(
+        tiny, countdown, few_problems, out=tmp_path / "drawn", problems_per_shard=20, progress=False
+    )
+    assert export.rollouts(tmp_path / "drawn", tmp_path / "shared") == len(drawn)
+    table = datasets.load_dataset(str(tmp_path / "shared"), split="train", cache_dir=str(tmp_path)).to_pandas()
+    assert table["completion"].tolist() == drawn["completion"].tolist()
+    assert all(np.array_equal(a, b) for a, b in zip(table["logp"], drawn["logp"], strict=True))
+    buckets = table.groupby("bucket")["problem_id"].unique()
+    assert set(buckets["perfect"]) == set(parts.perfect) and set(buckets["unsolved"]) == set(parts.unsolved)
+    card = (tmp_path / "shared" / "README.md").read_text()
+    assert "D_pef" in card and str(tmp_path) not in card
+    again = presampling.sample(
+        tiny, countdown, few_problems, out=tmp_path / "shared", problems_per_shard=20, progress=False
+    )
+    assert presampling.partition(again).rehearsal["completion"].tolist() == parts.rehearsal["completion"].tolist()
+    with pytest.raises(FileExistsError, match="new folder"):
+        export.rollouts(tmp_path / "drawn", tmp_path / "shared")
