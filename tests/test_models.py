@@ -447,13 +447,16 @@ def test_qlora_keeps_embeddings_head_and_norms_as_they_compute():
     assert {layer.keys.dtype for layer in out.past_key_values.layers} == {torch.bfloat16}
 
 
-def test_a_gpu_without_bfloat16_computes_in_float32_and_says_why(monkeypatch):
+def test_a_gpu_without_bfloat16_computes_in_float16_and_says_why(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     device, dtype, reasons = models.choose_device()
-    assert (device.type, dtype) == ("cuda", torch.float32)
+    assert (device.type, dtype) == ("cuda", torch.float16)
     assert "no bfloat16" in reasons[1]
+    assert models.outline("qlora-7b").dtype == torch.float16
+    whole = models.outline(models.PROFILES["tiny"].source, device="cuda")  # all weights are trained
+    assert whole.dtype == torch.float32
 
 
 def test_in_bfloat16_sampling_and_training_are_equally_far_from_float32():
