@@ -21,17 +21,20 @@ def qlora_7b():
 
 
 def test_it_measures_every_method_on_a_cpu(qlora_7b, tmp_path):
-    qlora_7b.main(["--size", "tiny", "--steps", "1", "--out", str(tmp_path / "found.json")])
-    found = json.loads((tmp_path / "found.json").read_text())
-    rows = {row["method"]: row for row in found["results"]}
+    out = tmp_path / "found.json"
+    for methods in (["grpo", "rkl"], ["dph-f", "dph-js"]):  # in pieces, which add to one file
+        qlora_7b.main(["--size", "tiny", "--steps", "1", "--part", "update", "--methods", *methods, "--out", str(out)])
+    qlora_7b.main(["--size", "tiny", "--steps", "1", "--part", "step", "--out", str(out)])
+    found = json.loads(out.read_text())
+    rows = {row["method"]: row for row in found["update"]["found"]}
     assert list(rows) == ["grpo", "rkl", "dph-f", "dph-js"]
     assert all(row["tokens_trained"] == 8 * 32 * (1 + row["method"].startswith("dph")) for row in rows.values())
-    assert all(
-        row["tokens_sampled"] == 8 * 24 and row["sampling_s"] > 0 and row["update_s"] > 0 for row in rows.values()
-    )
-    assert all(x["gradient_norm"] > 0 for row in rows.values() for x in row["steps"])  # groups are mixed
+    assert all(row["update_s"] > 0 and row["share_of_rate"] > 0 for row in rows.values())
+    (whole,) = found["step"]["found"]
+    assert whole["tokens_sampled"] == 8 * 24 and 0 < whole["sampling_s"] < whole["step_s"]
+    assert all(x["gradient_norm"] > 0 for row in (*rows.values(), whole) for x in row["steps"])  # groups are mixed
     assert {row["reckoned_gb"] < 0.1 for row in rows.values()} == {True}
-    assert found["size"] == "tiny"
+    assert found["step"]["size"] == "tiny"
 
 
 def test_what_it_builds_is_the_policy_that_is_loaded(qlora_7b):

@@ -455,6 +455,9 @@ def test_a_gpu_without_bfloat16_computes_in_float16_and_says_why(monkeypatch):
     device, dtype, reasons = devices.choose()
     assert (device.type, dtype) == ("cuda", torch.float16)
     assert "no bfloat16" in reasons[1]
+    assert models.outline("qlora-7b").dtype == torch.float16
+    whole = models.outline(models.PROFILES["tiny"].source, device="cuda")  # all weights are trained
+    assert whole.dtype == torch.float32
 
 
 def test_in_bfloat16_sampling_and_training_are_equally_far_from_float32():
@@ -471,7 +474,8 @@ def test_in_bfloat16_sampling_and_training_are_equally_far_from_float32():
     gap, errors = (sampled - trained).abs().mean(), [(x - true).abs().mean() for x in (sampled, trained)]
     assert max(errors) / min(errors) < 1.5
     assert gap < min(errors)
-    assert (sampled - trained).mean().abs() < gap / 3
+    difference = sampled - trained  # no bias that its spread would not explain
+    assert difference.mean().abs() < 4 * difference.std() / len(difference) ** 0.5
 
 
 def test_a_launched_process_loads_on_its_own_gpu_and_can_sum_on_the_cpu(tiny, monkeypatch):

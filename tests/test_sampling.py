@@ -11,7 +11,8 @@ import transformers as hf
 from families import LLAMA
 from scipy.stats import chisquare
 
-from dphrl_lite import sampling
+from dphrl_lite import models, sampling
+from dphrl_lite.engine import graphs
 from dphrl_lite.sampling import collate, generate, pad, rows_at_once, token_logps
 from dphrl_lite.tasks.countdown import problems
 
@@ -180,6 +181,11 @@ CONFIGS = {
 }
 
 
+def random_prompts(lengths):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(2, 97, (n,), generator=generator).tolist() for n in lengths]
+
+
 def policy_of(tiny, config):
     torch.manual_seed(0)
     model = hf.AutoModelForCausalLM.from_config(config).eval()
@@ -193,8 +199,7 @@ def policy_of(tiny, config):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logps_of_every_family_are_those_of_a_fresh_forward(tiny, name, lengths):
     policy = policy_of(tiny, CONFIGS[name]())
-    generator = torch.Generator().manual_seed(0)
-    prompts = [torch.randint(2, 97, (n,), generator=generator).tolist() for n in lengths]
+    prompts = random_prompts(lengths)
     drawn = generate(policy, prompts, 5, seeds=range(len(prompts)), max_new_tokens=60)
     assert len({len(c.token_ids) for _, c in pairs(prompts, drawn)}) > 2  # some end early, and rows leave
     for prompt, c in pairs(prompts, drawn):
@@ -202,6 +207,86 @@ def test_logps_of_every_family_are_those_of_a_fresh_forward(tiny, name, lengths)
         assert c.logp == pytest.approx(
             p.gather(1, torch.tensor(c.token_ids)[:, None]).log().squeeze(1).tolist(), abs=1e-4
         )
+
+
+@pytest.mark.parametrize("lengths", [(9, 3, 12), (7, 7)], ids=["padded", "not padded"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_fixed_buffers_draw_what_growing_ones_draw(tiny, name, lengths):
+    """The way that a GPU captures, here without a graph; a model with a sliding window refuses it, and says why."""
+    policy = policy_of(tiny, CONFIGS[name]())
+    prompts, settings = random_prompts(lengths), {"seeds": range(len(lengths)), "max_new_tokens": 60}
+    if name in ("qwen2, one sliding layer", "mistral", "gemma2", "gemma3", "gemma4"):
+        with pytest.raises(NotImplementedError, match="Sliding"):
+            generate(policy, prompts, 5, captured=True, **settings)
+        return
+    drawn, fixed = (generate(policy, prompts, 5, captured=way, **settings) for way in (False, True))
+    for a, b in zip(drawn, fixed, strict=True):
+        assert_same(a, b)
+
+
+@pytest.mark.parametrize("settings", [{"top_p": 0.9}, {"temperature": 0.7}, {"temperature": 0.0}, {"max_rows": 7},
+                                      {"temperature": 0.7, "training_temperature": 0.7}], ids=str)  # fmt: skip
+@pytest.mark.parametrize("held", [{}, {"lora_rank": 4}, {"nf4": True}], ids=str)
+def test_fixed_buffers_serve_every_setting_and_an_adapter_on_four_bits(tiny, prompts, held, settings):
+    policy = tiny
+    if held:
+        pytest.importorskip("bitsandbytes")
+        pytest.importorskip("peft")
+        policy = models.load("tiny", **held)
+        with torch.no_grad():
+            for name, p in policy.model.named_parameters():
+                if "lora_B" in name:
+                    p.normal_(std=0.02)
+    settings = {"seeds": range(len(prompts)), "max_new_tokens": LENGTH} | settings
+    drawn, fixed = (generate(policy, prompts, 3, captured=way, **settings) for way in (False, True))
+    for a, b in zip(drawn, fixed, strict=True):
+        assert_same(a, b)
+
+
+def test_rows_that_ended_leave_for_a_smaller_power_of_two(tiny, prompts):
+    policy = tiny.copy()
+    _, shapes = rows_computed(policy, prompts, 6, seeds=range(16), max_new_tokens=LENGTH, captured=True)
+    sizes = [rows for rows, _ in shapes[1:]]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] == 96  # 16 prompts x 6
+    assert set(sizes[1:]) <= {96, 64, 32, 16, 8, 4, 2, 1} and len(set(sizes)) > 1
+
+
+def test_buffers_stay_for_the_next_call_unless_they_are_large_or_it_failed(tiny, prompts, monkeypatch):
+    policy = tiny.copy()
+    draw = lambda **other: generate(
+        policy, prompts[:2], 2, seeds=[0, 1], captured=True, **{"max_new_tokens": 4} | other
+    )
+    draw()
+    kept = graphs._kept[policy.model]
+    draw(max_new_tokens=9)
+    assert graphs._kept[policy.model] is kept and kept.room == graphs.STEP
+    draw(max_new_tokens=3 * graphs.STEP)  # no room
+    assert graphs._kept[policy.model] is not kept
+    monkeypatch.setattr(graphs, "KEPT_BYTES", 0)
+    draw()
+    assert policy.model not in graphs._kept
+    monkeypatch.undo()
+    with torch.no_grad():
+        policy.model.model.norm.weight.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="not numbers"):
+        draw()
+    assert policy.model not in graphs._kept
+
+
+def test_moved_weights_and_an_adapter_switched_off_are_noticed(tiny):
+    pytest.importorskip("peft")
+    policy = models.load("tiny", lora_rank=4)
+    generate(policy, [[3]], 1, seeds=[0], max_new_tokens=3, captured=True)
+    slots = graphs._kept[policy.model]
+    slots.graphs["a graph"], on = 0, slots.check(policy.model)
+    trained = [p for p in policy.model.parameters() if p.requires_grad]
+    torch.optim.AdamW(trained).step()  # in place
+    assert slots.check(policy.model) == on and slots.graphs
+    with policy.model.disable_adapter():
+        assert slots.check(policy.model) != on
+    trained[0].data = trained[0].data.clone()
+    slots.check(policy.model)
+    assert not slots.graphs
 
 
 @pytest.mark.parametrize("config", [
@@ -258,6 +343,8 @@ def test_rows_at_once_are_those_whose_cache_fits(tiny, monkeypatch):
     row = 28 * 4 * 128 * 2 * 2 * 2048 + 24 * qwen_7b.vocab_size
     assert rows_at_once(model, 2048) == sampling.CACHE_BYTES // row == 35
     assert rows_at_once(tiny.model, 20) == 1024
+    on_gpu = 28 * 4 * 128 * 2 * 2 * 2112 + 30 * qwen_7b.vocab_size  # 2,100 tokens in whole steps, logits once more
+    assert rows_at_once(model, 2100, torch.device("cuda")) == sampling.CACHE_BYTES // on_gpu
     monkeypatch.setattr(sampling, "CACHE_BYTES", 1)
     assert rows_at_once(model, 2048) == 1
 

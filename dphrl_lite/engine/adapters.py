@@ -45,7 +45,9 @@ def _forward(layer, plain, scale: float, x: Tensor, *args, **kwargs) -> Tensor:
 
 
 def _rounded(weight: Tensor, dtype: torch.dtype, scale: float) -> Tensor:
-    return weight if weight.dtype == dtype else _Rounded.apply(weight, dtype, scale)
+    if weight.dtype == dtype or not torch.is_grad_enabled():
+        return weight.to(dtype)
+    return _Rounded.apply(weight, dtype, scale)
 
 
 class _Rounded(torch.autograd.Function):

@@ -18,7 +18,7 @@ _PARTS = {
     "gradients": ("#D55E00", ["gradients", "gradient parts"]),
     "adapter": ("#009E73", ["adapter"]),
     "activations, logits, work space": ("#6D7B81", ["activations", "logits", "layer work space"]),
-    "sampling": ("#1398F8", ["key-value cache", "drawing", "sampling work space"]),
+    "sampling": ("#1398F8", ["key-value cache", "decoding graphs", "drawing", "sampling work space"]),
 }
 
 
@@ -196,3 +196,39 @@ def cost_bars(hours: pd.DataFrame, price: float, title: str) -> go.Figure:
         figure, 400, title, barmode="stack", bargap=0.3, legend=BELOW | {"traceorder": "normal"}, uirevision="keep"
     )
     return figure.update_layout(margin={"l": 150, "b": 100})
+
+
+_KERNELS = {
+    "products with 4-bit weights": "#0072B2",
+    "other matrix products": "#009E73",
+    "attention": "#D55E00",
+    "the rest": "#AA7944",
+}
+
+
+def token_kernels(found: Sequence[Mapping], kernels: int = 40) -> go.Figure:
+    """What a GPU does while one token is decoded, launched kernel by kernel and as a graph: milliseconds, and a time line.
+
+    Args:
+        found: what `benchmarks/qlora_7b.py --part kernels` measured.
+        kernels: of the first so many, the time line.
+    """
+    titles = ["a whole token", f"its first {kernels} kernels, one after the other"]
+    figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.05, subplot_titles=titles)
+    ways = [f"{way['way']}<br>{way['wall_ms']:.1f} ms" for way in found]
+    for kind, hue in _KERNELS.items():
+        look = {"orientation": "h", "name": kind, "legendgroup": kind, "marker_color": hue}
+        busy = [way["kinds"][kind][1] for way in found]
+        figure.add_bar(y=ways, x=busy, hovertemplate="%{x:.2f} ms<extra>%{y}</extra>", row=1, col=1, **look)
+        for label, way in zip(ways, found, strict=True):
+            some = [(a, b) for a, b, name in way["first"][:kernels] if name == kind]
+            figure.add_bar(
+                y=[label] * len(some), x=[b - a for a, b in some], base=[a for a, _ in some],
+                hovertemplate="from %{base:.0f} µs, %{x:.1f} µs<extra></extra>", showlegend=False, row=1, col=2, **look,
+            )  # fmt: skip
+    idle = [way["wall_ms"] - way["busy_ms"] for way in found]
+    figure.add_bar(y=ways, x=idle, orientation="h", name="the GPU waits", marker_color=FAINT, row=1, col=1)
+    figure.update_xaxes(title_text="milliseconds", col=1)
+    figure.update_xaxes(title_text="microseconds", col=2)
+    figure = styled(figure, 330, "One token of a 7B model with LoRA", barmode="stack", legend=BELOW)
+    return figure.update_layout(margin={"l": 110, "b": 110})

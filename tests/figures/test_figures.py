@@ -1,11 +1,13 @@
 """Figures hold the data they claim to show. How they look is checked by eye and in the browser."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from dphrl_lite import divergences, figures, passk, presampling
+from dphrl_lite import divergences, figures, models, passk, presampling
 from dphrl_lite.figures import style
 from dphrl_lite.lab import bandits, estimators, pitfalls, toys, worlds
 from dphrl_lite.objectives import METHODS
@@ -423,3 +425,12 @@ def test_cost_bars_say_hours_and_money():
     figure = figures.cost_bars(hours, price=2.0, title="a run")
     assert [a.text for a in figure.layout.annotations] == ["<b>10 h</b>, costs 20", "<b>15 h</b>, costs 30"]
     assert traces(figure)["reference"].x.tolist() == [0.0, 5.0]
+
+
+def test_a_tokens_kernels_add_up_to_its_milliseconds():
+    found = json.loads((models.DATA / "runs" / "qlora-7b.json").read_text())["kernels"]["found"]
+    bars = [bar for bar in figures.token_kernels(found).data if bar.xaxis == "x"]
+    for i, way in enumerate(found):
+        assert sum(bar.x[i] for bar in bars) == pytest.approx(way["wall_ms"], rel=1e-6)
+    line = [x for bar in figures.token_kernels(found, kernels=10).data if bar.xaxis == "x2" for x in bar.x]
+    assert len(line) == 10 * len(found)

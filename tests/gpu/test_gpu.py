@@ -275,7 +275,7 @@ def test_a_card_that_is_full_says_which_settings_help(on_gpu, countdown, few_pro
     try:
         with pytest.raises(MemoryError, match="microbatch_tokens"):
             training.train(
-                on_gpu, countdown, few_problems, gpu_parts, "dph-js", 1, out=tmp_path,
+                on_gpu, countdown, few_problems, gpu_parts, "grpo", 1, out=tmp_path,
                 **SHAPE | {"problems_per_step": 24, "samples": 64, "microbatch_tokens": 1 << 20},
             )  # fmt: skip
     finally:

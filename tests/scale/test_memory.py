@@ -121,9 +121,29 @@ def test_what_does_not_fit_is_refused_with_the_settings_that_help(monkeypatch):
         MemoryError, match=r"will not fit.*activations .* GB: microbatch_tokens, max_new_tokens.*--anyway"
     ):
         memory.check("tiny", config, asked)
-    assert "may not fit" in memory.check("tiny", config, asked, anyway=True)
+    assert "will not fit" in memory.check("tiny", config, asked, anyway=True)
 
 
 def test_sampling_alone_needs_neither_gradients_nor_an_optimizer():
     parts = set(memory.plan("tiny", training=False)["part"])
     assert parts == {"weights", "key-value cache", "drawing", "sampling work space"}
+
+
+def test_a_t4_is_reckoned_without_one():
+    text = memory.on_card("t4")
+    assert "Tesla T4" in text and "float16" in text and "decoding graphs" in text and "not fit" not in text
+    crowded = TrainConfig("dph-js", microbatch_tokens=1 << 15, max_new_tokens=960)
+    assert "will not fit" in memory.on_card("t4", config=crowded)
+    with pytest.raises(ValueError, match="t4"):
+        memory.on_card("t5")
+
+
+def test_buffers_and_graphs_stay_on_a_gpu_between_calls_unless_they_are_large():
+    shape = {"problems_per_step": 2, "samples": 4, "minibatches": 1}
+    for longest, stays in ((704, True), (4000, False)):
+        config = TrainConfig("grpo", max_new_tokens=longest, **shape)
+        table = memory.plan("qlora-7b", config, device="cuda", dtype=torch.bfloat16).set_index("part")
+        rows, room = 8, -(-(256 + longest) // 64) * 64
+        assert table.loc["key-value cache", "gb"] * 1e9 == 2 * 28 * 4 * 128 * 2 * rows * room
+        assert table.loc["key-value cache", "layers"] == table.loc["decoding graphs", "layers"] == stays
+    assert "decoding graphs" not in set(memory.plan("tiny")["part"])
