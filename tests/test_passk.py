@@ -356,3 +356,49 @@ def test_a_model_with_guesses_is_unbiased_and_its_ends_are_known():
 def test_a_model_with_guesses_refuses_what_is_no_chance(wrong):
     with pytest.raises(ValueError, match="between 0 and 1"):
         passk.with_guesses([4], [2], 2, **({"guess": 0.5, "share": 0.5} | wrong))
+
+
+# ---- answers of other frameworks -------------------------------------------------------------------------------------
+
+
+def lines(rows) -> bytes:
+    return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+def test_samples_of_lm_eval_are_counted_filter_by_filter(tmp_path):
+    row = lambda doc, filter, right: {
+        "doc_id": doc, "doc": {"q": "?"}, "target": "7", "arguments": [["?"]], "resps": [["7"]],
+        "filtered_resps": ["7"], "filter": filter, "metrics": ["exact_match"], "doc_hash": f"h{doc}", "exact_match": right,
+    }  # fmt: skip
+    for run, right in enumerate((1.0, 0.0)):
+        rows = [row(doc, filter, right * (doc == 0)) for doc in (0, 1) for filter in ("strict", "flexible")]
+        (tmp_path / f"samples_gsm8k_{run}.jsonl").write_bytes(lines(rows))
+    found = passk.read_counts(tmp_path)
+    assert found.groupby("model")[["n", "c"]].sum().to_dict("index") == dict.fromkeys(
+        ["strict", "flexible"], {"n": 4, "c": 1}
+    )
+    assert passk.by_model(found)["strict"].c.tolist() == [1, 0]
+
+
+def test_dumps_of_verl_are_counted_prompt_by_prompt():
+    rows = [
+        {"input": q, "output": "x", "gts": "7", "score": s, "step": 3, "acc": s > 0}
+        for q, s in (("a", 1), ("a", -1), ("b", 1))
+    ]
+    found = passk.read_counts(lines(rows))
+    assert found[["problem", "n", "c"]].to_numpy().tolist() == [["a", 2, 1], ["b", 1, 1]]
+    with pytest.raises(ValueError, match="score must be 1 for a right answer"):
+        passk.read_counts(lines(rows), correct="score")
+
+
+def test_details_of_lighteval_are_counted(tmp_path):
+    doc = [{"id": str(i), "query": "?"} for i in (0, 0, 1)]
+    metric = [{"extractive_match": float(right), "other": 0.5} for right in (1, 0, 1)]
+    pd.DataFrame({"doc": doc, "metric": metric}).to_parquet(tmp_path / "details.parquet")
+    found = passk.read_counts(tmp_path)
+    assert found[["problem", "n", "c"]].to_numpy().tolist() == [["0", 2, 1], ["1", 1, 1]]
+
+
+def test_a_column_of_clusters_is_kept():
+    found = passk.read_counts(b"problem,cluster,n,c\na,x,4,1\nb,x,4,2\nc,y,4,3\n")
+    assert passk.by_model(found)["model"].pass_at_k(1)["clusters"].item() == 2
