@@ -5,13 +5,14 @@ Source of the estimator: Chen et al. 2021, "Evaluating Large Language Models Tra
 
 import io
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 
 def pass_at_k(n, c, k) -> np.ndarray | float:
@@ -136,19 +137,34 @@ def whole_numbers(x, name: str) -> np.ndarray:
     return x.astype(np.int64)
 
 
+_NUMBERS = re.compile(r"(cd\d+:[\d-]+):\d+")  # countdown: the same numbers, other targets
+_DATABASE = re.compile(r"([^:]+):[^:]+:\d+")  # SQL: the same database, another question
+
+
+def clusters_of(problem_ids: Iterable) -> list[str]:
+    """What each problem shares with others, read from the kit's ids: the database of a question, the numbers of countdown.
+
+    Problems that share it are solved or not together, so that bands draw it whole. Any other id stands for itself.
+    """
+    shared = lambda name: _NUMBERS.fullmatch(name) or _DATABASE.fullmatch(name)
+    return [found.group(1) if (found := shared(str(name))) else str(name) for name in problem_ids]
+
+
 @dataclass(frozen=True, eq=False, init=False)
 class Outcomes:
     """Correct and drawn samples per problem.
 
     `Outcomes(correct)` takes a bool array `[problems, samples]`; `Outcomes.from_counts(n, c)` takes counts, and n may
-    differ between problems. `problem_ids` (optional, any hashables) let `compare` match problems by name.
+    differ between problems. `problem_ids` (optional, any hashables) let `compare` match problems by name. `clusters`
+    (optional, one label a problem) says which problems belong together; without it `clusters_of` the ids does.
     """
 
     n: np.ndarray
     c: np.ndarray
     problem_ids: tuple | None
+    clusters: np.ndarray
 
-    def __init__(self, correct, problem_ids: Iterable | None = None):
+    def __init__(self, correct, problem_ids: Iterable | None = None, clusters: Iterable | None = None):
         try:
             correct = np.asarray(correct)
         except ValueError:  # rows of different length
@@ -158,16 +174,16 @@ class Outcomes:
                 f"correct must be a bool array [problems, samples]; got shape {correct.shape} of {correct.dtype}. "
                 "For problems with different numbers of samples use Outcomes.from_counts(n, c)"
             )
-        self._fill(np.full(len(correct), correct.shape[1]), correct.sum(1), problem_ids)
+        self._fill(np.full(len(correct), correct.shape[1]), correct.sum(1), problem_ids, clusters)
 
     @classmethod
-    def from_counts(cls, n, c, problem_ids: Iterable | None = None) -> "Outcomes":
+    def from_counts(cls, n, c, problem_ids: Iterable | None = None, clusters: Iterable | None = None) -> "Outcomes":
         """Outcomes from counts: `n` samples drawn (one number or one per problem), `c` of them correct `[problems]`."""
         self = cls.__new__(cls)
-        self._fill(n, c, problem_ids)
+        self._fill(n, c, problem_ids, clusters)
         return self
 
-    def _fill(self, n, c, problem_ids):
+    def _fill(self, n, c, problem_ids, clusters):
         n, c = np.atleast_1d(whole_numbers(n, "n")), np.atleast_1d(whole_numbers(c, "c"))
         if len(n) not in (1, len(c)):
             raise ValueError(f"n must be one number or one per problem; got {len(n)} numbers for {len(c)} problems")
@@ -181,7 +197,11 @@ class Outcomes:
             raise ValueError(
                 f"problem_ids must name each of the {len(c)} problems once; got {len(set(ids))} different ids"
             )
-        for name, value in (("n", n.copy()), ("c", c.copy()), ("problem_ids", ids)):
+        labels = list(clusters if clusters is not None else clusters_of(ids if ids is not None else range(len(c))))
+        if len(labels) != len(c):
+            raise ValueError(f"clusters must hold one label for each of the {len(c)} problems; got {len(labels)}")
+        codes = pd.factorize(pd.Series(labels, dtype=object))[0]
+        for name, value in (("n", n.copy()), ("c", c.copy()), ("problem_ids", ids), ("clusters", codes)):
             object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
@@ -191,30 +211,26 @@ class Outcomes:
         drawn = str(self.n.min()) if self.n.min() == self.n.max() else f"{self.n.min()} to {self.n.max()}"
         return f"Outcomes({len(self)} problems, {drawn} samples each, {self.c.sum() / self.n.sum():.1%} correct)"
 
-    def pass_at_k(self, ks, confidence: float = 0.95, drop_short: bool = False, resamples: int = 2000, seed: int = 0):
-        """Unbiased Pass@k averaged over problems, with percentile bootstrap bands over problems.
+    def pass_at_k(self, ks, confidence: float = 0.95, drop_short: bool = False) -> pd.DataFrame:
+        """Unbiased Pass@k averaged over problems, with bands for the choice of problems, clusters whole (`share_band`).
 
         Args:
             ks: one k or several.
             confidence: coverage of the band, e.g. 0.95.
             drop_short: leave out problems with n < k, and say in the column `dropped` how many (default: an error).
-            resamples: bootstrap resamples; each resample draws the same problems for every k.
-            seed: of the resampling.
 
         Returns:
-            pandas table: k, mean, low, high, problems, dropped. The bands cover the choice of problems, not training seeds.
+            pandas table: k, mean, low, high, problems, clusters, dropped. The bands know nothing of training seeds.
 
         Raises:
             ValueError: a problem has n < k and `drop_short` is off, or no problem is left.
         """
-        if not 0 < confidence < 1 or resamples < 1:
-            raise ValueError(
-                f"need 0 < confidence < 1 (0.95 for 95 %) and resamples >= 1; got {confidence=}, {resamples=}"
-            )
-        rows = [self._one_k(int(k), confidence, drop_short, resamples, seed) for k in np.ravel(whole_numbers(ks, "k"))]
-        return pd.DataFrame(rows, columns=["k", "mean", "low", "high", "problems", "dropped"])
+        if not 0 < confidence < 1:
+            raise ValueError(f"need 0 < confidence < 1 (0.95 for 95 %); got {confidence=}")
+        rows = [self._one_k(int(k), confidence, drop_short) for k in np.ravel(whole_numbers(ks, "k"))]
+        return pd.DataFrame(rows, columns=["k", "mean", "low", "high", "problems", "clusters", "dropped"])
 
-    def _one_k(self, k, confidence, drop_short, resamples, seed):
+    def _one_k(self, k, confidence, drop_short):
         enough = self.n >= k
         if not enough.all() and not drop_short:
             raise ValueError(
@@ -224,9 +240,12 @@ class Outcomes:
         if not enough.any():
             raise ValueError(f"no problem has k = {k} samples; the most drawn is {self.n.max()}")
         values = pass_at_k(self.n[enough], self.c[enough], k)
-        means = values @ bootstrap_weights(len(values), resamples, seed)
-        low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-        return k, values.mean(), low, high, len(values), int((~enough).sum())
+        mean, problems = values.mean(), len(values)
+        sums = np.bincount(self.clusters[enough], values - mean)  # over each cluster
+        count = len(np.unique(self.clusters[enough]))
+        variance = count / max(count - 1, 1) * (sums**2).sum() / problems**2
+        low, high = share_band(mean, variance, problems, count - 1, confidence)
+        return k, mean, low, high, problems, count, int((~enough).sum())
 
     def cover_at(self, taus) -> np.ndarray | float:
         """Cover@tau: share of problems with c/n >= tau (arXiv 2510.08325); the shape of `taus`, each in [0, 1]."""
@@ -242,11 +261,29 @@ def powers(outcomes: Iterable[Outcomes]) -> list[int]:
     return [2**i for i in range(fewest.bit_length())]
 
 
-@lru_cache(maxsize=4)
-def bootstrap_weights(problems: int, resamples: int, seed: int) -> np.ndarray:
-    """`[problems, resamples]`: the share of a resample that each problem makes up. Kept, because every k uses the same."""
-    counts = np.random.default_rng(seed).multinomial(problems, np.full(problems, 1 / problems), size=resamples)
-    return counts.T / problems
+def share_band(mean: float, variance: float, problems: int, freedom: float, confidence: float) -> tuple[float, float]:
+    """The band of a mean share (Wilson's, with the spread that was seen): it has width at 0 and 1, too.
+
+    Wilson's band supposes that a problem is solved or not. Here its number of problems is multiplied by mean (1 - mean) /
+    (problems x variance): shares between 0 and 1 scatter less, clusters more. Where failures (or successes) are few, their
+    spread is unknown, so that one more is counted that is whole.
+
+    Args:
+        mean: between 0 and 1.
+        variance: of that mean, over clusters (and seeds).
+        problems: how many.
+        freedom: degrees of freedom of the variance, for Student's t.
+        confidence: e.g. .95.
+
+    Returns:
+        low, high.
+    """
+    rare, whole = problems * min(mean, 1 - mean), mean * (1 - mean)
+    ratio = problems * variance / whole if whole > 0 else 0.0
+    count = problems * (rare + 1) / (rare * ratio + 1)
+    square = float(stdtrit(max(freedom, 1), (1 + confidence) / 2)) ** 2 / count
+    middle, half = mean + square / 2, math.sqrt(square * whole + square**2 / 4)
+    return (middle - half) / (1 + square), (middle + half) / (1 + square)
 
 
 def compare(base: Outcomes, trained: Outcomes, k: int) -> pd.Series:
@@ -268,6 +305,17 @@ def compare(base: Outcomes, trained: Outcomes, k: int) -> pd.Series:
     b, t = pass_at_k(base.n, base.c, k), pass_at_k(trained.n, trained.c, k)[order]
     counts = {"keep": b * t, "forget": b * (1 - t), "gain": (1 - b) * t, "never": (1 - b) * (1 - t)}
     return pd.Series({name: float(value.sum()) for name, value in counts.items()})
+
+
+def chance_forgets(out: Outcomes, k: int) -> float:
+    """The expected number of problems that `compare` calls forgotten between two draws of k samples from *one* model.
+
+    Solved in the first k and not in the next k: Pass@2k - Pass@k of each problem. It is the floor of "forgotten".
+
+    Raises:
+        ValueError: fewer than 2 k samples of a problem.
+    """
+    return float((pass_at_k(out.n, out.c, 2 * k) - pass_at_k(out.n, out.c, k)).sum())
 
 
 def crossing(base: Outcomes, trained: Outcomes, ks: Iterable[int] | None = None) -> int | None:
@@ -328,32 +376,41 @@ def died(counts: pd.DataFrame, base: str = "base", often: int = 8) -> pd.DataFra
 
 _WANTED = (
     "expected a table with the columns n (answers drawn) and c (right ones), one row per problem and model, and if there "
-    "are several also problem and model (or method, strength, seed); optional: family, distinct"
+    "are several also problem and model (or method, strength, seed); optional: family, cluster, distinct. Or single answers: "
+    "lm-eval's samples, lighteval's details, verl's dumps, or any column problem beside a column correct of 0 and 1"
 )
+_PROBLEMS = ("problem", "doc_hash", "doc_id", "input", "prompt", "id")  # lm-eval, verl; lighteval: doc["id"]
+_VERDICTS = ("correct", "acc", "exact_match", "extractive_match", "score")  # lighteval: in metric
 
 
-def read_counts(source: str | Path | bytes) -> pd.DataFrame:
+def read_counts(source: str | Path | bytes, correct: str | None = None) -> pd.DataFrame:
     """A table of counts, whoever made it: CSV, JSON lines or Parquet, told apart by their content.
 
+    Single answers are counted: rows of lm-eval's `--log_samples` (each of its filters is a model; run it several times for
+    several answers), of lighteval's details, of verl's dumps of rollouts or validation (give one step's), or any others.
+
     Args:
-        source: a file; its bytes; or a folder, of which all `*.parquet` are read.
+        source: a file; its bytes; or a folder, of which all `*.parquet`, or else all `*.jsonl`, are read.
+        correct: of single answers, the column (or lighteval's metric) that is 1 for a right one; None: the first known one.
 
     Returns:
-        Table with model, family, problem, n, c, and distinct where it is given. Runs of one method at several strengths or
-        seeds are models of their own. Without a column `problem`, problems are numbered by their place.
+        Table with model, family, problem, n, c, and cluster and distinct where they are given. Runs of one method at several
+        strengths or seeds are models of their own. Without a column `problem`, problems are numbered by their place.
 
     Raises:
         FileNotFoundError: there is no such file, or no `*.parquet` in the folder.
         ValueError: not a table, columns are missing, or rows are impossible; the message says which and why.
     """
     table = _parsed(source).rename(columns=lambda name: str(name).strip())
+    table = table if {"n", "c"} & set(table) or table.empty else _counted(table, correct)
     if missing := {"n", "c"} - set(table):
         raise ValueError(f"no column {' and no column '.join(sorted(missing))} among {list(table)}: {_WANTED}")
     if table.empty:
         raise ValueError(f"the table has no rows: {_WANTED}")
     numbers = {name: _whole_column(table, name) for name in ("n", "c", "distinct") if name in table}
     found = pd.DataFrame({"model": _model_names(table), "family": table.get("family", pd.Series("", table.index))})
-    found = found.astype(str).assign(problem=table.get("problem"), **numbers)
+    more = {name: table[name].astype(str) for name in ("cluster",) if name in table}
+    found = found.astype(str).assign(problem=table.get("problem"), **more, **numbers)
     groups = ["model", "family"]
     found["problem"] = (found.groupby(groups).cumcount() if "problem" not in table else found["problem"]).astype(str)
     _refuse(found, found["n"] < 1, "n = 0: expected at least one answer to each problem")
@@ -363,15 +420,37 @@ def read_counts(source: str | Path | bytes) -> pd.DataFrame:
         found.duplicated([*groups, "problem"]),
         "its problem stands there before, for the same model: expected one row each; name the runs in model or seed",
     )
-    return found[[*groups, "problem", *numbers]]
+    return found[[*groups, "problem", *more, *numbers]]
+
+
+def _counted(table: pd.DataFrame, correct: str | None) -> pd.DataFrame:
+    """Single answers as counts; a table without a problem or a verdict as it came."""
+    rows = table.copy()
+    for name, kept in (("metric", _VERDICTS if correct is None else (correct,)), ("doc", ("id",))):
+        if name in rows and isinstance(rows[name].iloc[0], dict):  # as lighteval has them
+            inside = pd.DataFrame(rows[name].tolist(), rows.index)
+            rows = rows.assign(**{column: inside[column] for column in kept if column in inside})
+    problem = next((name for name in _PROBLEMS if name in rows), None)
+    verdict = correct or next((name for name in _VERDICTS if name in rows), None)
+    if problem is None or verdict not in rows:
+        return table
+    right = pd.to_numeric(rows[verdict], errors="coerce")
+    _refuse(
+        rows, ~right.isin((0, 1)), f"{verdict} must be 1 for a right answer and 0 for a wrong one; name another column"
+    )
+    rows = rows.assign(model=rows["filter"]) if "filter" in rows and "model" not in rows else rows  # lm-eval
+    keys = [name for name in ("model", "method", "strength", "seed", "family", "cluster") if name in rows]
+    groups = right.groupby([rows[name].rename(name) for name in keys] + [rows[problem].rename("problem")], sort=False)
+    return groups.agg(n="count", c="sum").reset_index()
 
 
 def _parsed(source: str | Path | bytes) -> pd.DataFrame:
     if not isinstance(source, bytes):
-        paths = sorted(Path(source).glob("*.parquet")) if Path(source).is_dir() else [Path(source)]
+        inside = (sorted(Path(source).glob(kind)) for kind in ("*.parquet", "*.jsonl"))
+        paths = next(filter(None, inside), []) if Path(source).is_dir() else [Path(source)]
         if not paths or not paths[0].is_file():
             raise FileNotFoundError(
-                f"no table at {source}: expected a CSV, JSON lines or Parquet file, or a folder of Parquet"
+                f"no table at {source}: expected a CSV, JSON lines or Parquet file, or a folder of them"
             )
         return pd.concat([_parsed(path.read_bytes()) for path in paths], ignore_index=True)
     stream, head = io.BytesIO(source), source.lstrip()[:1]
@@ -414,4 +493,5 @@ def by_model(counts: pd.DataFrame, family: str | None = None) -> dict[str, Outco
     part = counts if family is None else counts[counts["family"] == family]
     names = part["family"] + "/" + part["problem"]
     groups = part.assign(name=names).groupby("model", sort=False)
-    return {model: Outcomes.from_counts(rows["n"], rows["c"], rows["name"]) for model, rows in groups}
+    shared = lambda rows: rows["cluster"] if "cluster" in rows else clusters_of(rows["problem"])
+    return {model: Outcomes.from_counts(rows["n"], rows["c"], rows["name"], shared(rows)) for model, rows in groups}

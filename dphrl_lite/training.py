@@ -13,7 +13,12 @@ How this differs from the paper (arXiv 2509.07430) and its release, and why:
 - pi_old is the log-prob stored while sampling; the release computes it again. In float32 the two agree to 1e-5, which the
   first step checks; in lower precision pi_old is computed again where rounding parts them (`engine.precision`).
 - A minibatch holds whole groups, and its share of the rehearsal batch; both terms are token means over the minibatch,
-  whatever the number of micro-batches and processes.
+  whatever the number of micro-batches and processes. The release takes one mean over both, so that its eta acts at about an
+  eighth (256 stored beside 2,048 fresh completions): `joint_mean` does so, too.
+- The split keeps the draws that selected; the release draws the buffer afresh after the split and drops wrong ones. Its
+  rollouts and its buffer are drawn with top-p .9, the split with .95; here all with 1.
+- Rewards are 0 or 1 (the release gives SQL up to .8 for parts), two updates a step (three), no dual clip (c = 3), AdamW's
+  betas .9 and .95 without decay (.9 and .999, .01).
 - Off unless asked for, and not in the paper: Pass@k advantages (`advantage_k`), an eta that holds the penalty at a value
   (`penalty_target`), and a rehearsal of every problem equally often (`presampling.partition(..., balance=True)`).
 - Learning rate constant, no warm-up, no entropy bonus, no value model, no KL in the reward.
@@ -79,6 +84,7 @@ class TrainConfig:
     advantage_k: int = 1  # reward Pass@k of a problem's completions; 1: each completion on its own, as GRPO
     minibatches: int = 2  # optimizer updates per step
     rehearsal_per_step: int = 128  # stored completions per step, over all minibatches
+    joint_mean: bool = False  # one mean over fresh and stored tokens, as the release has it: eta counts by their share
     microbatch_tokens: int | None = None  # padded tokens per forward pass; None: 16384, or 1 GiB of logits if fewer
     temperature: float = 1.0  # of sampling and of the training distribution alike
     max_new_tokens: int | None = None  # longest completion; None: the policy's own
@@ -360,9 +366,10 @@ class _Trainer:
             return {"gradient_norm": 0.0}  # dapo can run out of groups
         averages, parts = Averages(), {}
         self.gradient.clear()
-        self._exploration_loss(exploration, averages)
+        fresh, stored = self._weights(exploration, rehearsal)
+        self._exploration_loss(exploration, averages, fresh)
         of_exploration = self.gradient.take() if rehearsal and self.config.gradient_parts else None
-        self._rehearsal_loss(rehearsal, averages)
+        self._rehearsal_loss(rehearsal, averages, stored)
         self._answer_loss(answers, averages)
         of_penalty = self.gradient.sum()
         if of_exploration is not None:  # the log shows the two apart
@@ -371,7 +378,14 @@ class _Trainer:
         norm = self.gradient.apply(self.optimizer, self.config.gradient_clip, step)  # 6 update
         return averages.result() | parts | {"gradient_norm": norm}
 
-    def _exploration_loss(self, samples: list[PolicySample], averages: Averages):
+    def _weights(self, exploration: list[PolicySample], rehearsal: list[ReferenceSample]) -> tuple[float, float]:
+        """What the means over fresh and over stored tokens are multiplied by."""
+        if not self.config.joint_mean or self.method.mirrors:
+            return 1.0, 1.0
+        fresh = token_count(exploration) / token_count(exploration + rehearsal)
+        return fresh, 1 - fresh
+
+    def _exploration_loss(self, samples: list[PolicySample], averages: Averages, weight: float):
         """Stage 5, first loss: L_exp, the clipped policy gradient; with `rkl` also beta times k2 (or k3) on the same samples."""
         method = self.method
         for part in self._forward(samples):
@@ -381,18 +395,18 @@ class _Trainer:
             if method.needs_reference and not method.mirrors:
                 penalty = reference_penalty(method, part.logp, self._logp_ref(part), part.mask)
                 loss = loss + self.eta * penalty
-            (loss * part.share).backward()
+            (loss * part.share * weight).backward()
             values = {"loss_exploration": clipped.loss, "penalty": penalty, "entropy": part.entropy[part.mask].mean()}
             averages.add(part.share, **values, clipped_low=clipped.clipped_low, clipped_high=clipped.clipped_high)
 
-    def _rehearsal_loss(self, samples: list[ReferenceSample], averages: Averages):
+    def _rehearsal_loss(self, samples: list[ReferenceSample], averages: Averages, weight: float):
         """Stage 5, second loss: eta * L_pef, the mean of f(u) over the tokens of stored samples; no reference is asked."""
         with torch.set_grad_enabled(not self.method.mirrors):  # there the stored samples give the value alone
             for part in self._forward(samples):
                 logp_ref = part.column("logp_ref")
                 penalty = rehearsal_loss(self.method, part.logp, logp_ref, part.mask, self.config.alpha)
                 if penalty.requires_grad:
-                    (self.eta * penalty * part.share).backward()
+                    (self.eta * penalty * part.share * weight).backward()
                 averages.add(part.share, penalty=penalty)
                 if part.share > 0:
                     averages.log_u.append(divergences.masked_log_ratio(part.logp.detach(), logp_ref, part.mask))

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from dphrl_lite import passk
 from dphrl_lite.passk import Outcomes
@@ -61,11 +62,58 @@ def test_reference_figures_dsr(shared_data, epoch, expected):
 
 def test_bands_cover_the_truth_about_as_often_as_they_say():
     rng, inside = np.random.default_rng(0), 0
-    for trial in range(200):
+    for _ in range(200):
         solve = rng.beta(0.6, 0.9, size=80)
-        row = Outcomes.from_counts(16, rng.binomial(16, solve)).pass_at_k(4, confidence=0.9, seed=trial).iloc[0]
+        row = Outcomes.from_counts(16, rng.binomial(16, solve)).pass_at_k(4, confidence=0.9).iloc[0]
         inside += row.low <= 1 - ((1 - rng.beta(0.6, 0.9, size=200_000)) ** 4).mean() <= row.high
     assert 0.83 <= inside / 200 <= 0.96
+
+
+@pytest.mark.parametrize("rate", [0.004, 0.996])
+def test_bands_near_the_ends_cover_the_truth(rate):
+    solved, inside = np.random.default_rng(0).binomial(64, rate, 400), 0
+    for count in solved:
+        row = Outcomes.from_counts(1, (np.arange(64) < count).astype(int)).pass_at_k(1).iloc[0]
+        inside += row.low <= rate <= row.high
+    assert inside / 400 > 0.9
+
+
+def test_the_band_of_one_is_wilsons():
+    row = Outcomes.from_counts(4, [4] * 64).pass_at_k(1).iloc[0]
+    square = stats.t.ppf(0.975, 63) ** 2
+    assert (row["low"], row["high"]) == (pytest.approx(64 / (64 + square)), pytest.approx(1.0))
+    assert Outcomes.from_counts(4, [0] * 64).pass_at_k(1).iloc[0]["high"] == pytest.approx(1 - row["low"])
+
+
+def test_many_problems_make_the_band_that_of_the_spread():
+    values = np.random.default_rng(0).beta(2, 2, 5000)
+    low, high = passk.share_band(values.mean(), values.var() / 5000, 5000, 4999, 0.95)
+    assert (high - low) / 2 == pytest.approx(1.96 * values.std() / np.sqrt(5000), rel=0.01)
+
+
+def test_bands_draw_clusters_whole():
+    """Ten databases, each solved or not: a hundred questions say no more than ten."""
+    solved = np.repeat([1, 0] * 5, 10)
+    ids = [f"db{i // 10}:count:{i}" for i in range(100)]
+    width = lambda **of: Outcomes.from_counts(1, solved, **of).pass_at_k(1).eval("high - low").item()
+    assert width(problem_ids=ids) == width(clusters=np.arange(100) // 10) > 2.5 * width()
+    with pytest.raises(ValueError, match="one label for each of the 100 problems; got 3"):
+        Outcomes.from_counts(1, solved, clusters=[1, 2, 3])
+
+
+def test_clusters_are_read_from_the_kits_names():
+    names = ["mini62:count:5", "mini62:most:1", "cd3:2-4-10:2", "cd3:2-4-10:7", "sort:4-3-1", "anything", 7]
+    assert passk.clusters_of(names) == ["mini62"] * 2 + ["cd3:2-4-10"] * 2 + ["sort:4-3-1", "anything", "7"]
+
+
+def test_chance_forgets_what_two_draws_of_one_model_differ_in():
+    rng, rates = np.random.default_rng(0), np.random.default_rng(1).beta(0.3, 1, 4000)
+    draws = [rng.binomial(1, rates[:, None], (4000, 8)) for _ in range(2)]
+    both = Outcomes(np.concatenate(draws, axis=1))
+    forgotten = (draws[0].any(1) & ~draws[1].any(1)).sum()
+    assert passk.chance_forgets(both, 8) == pytest.approx(forgotten, rel=0.1)
+    with pytest.raises(ValueError, match="between 1 and n"):
+        passk.chance_forgets(both, 9)
 
 
 def test_bands_are_reproducible_and_ordered():
@@ -73,7 +121,7 @@ def test_bands_are_reproducible_and_ordered():
     table = out.pass_at_k([1, 4, 16])
     assert table.equals(out.pass_at_k([1, 4, 16]))
     assert (table["low"] < table["mean"]).all()
-    assert (table["mean"] < table["high"]).all()
+    assert (table["mean"] <= table["high"]).all() and (table["low"] < table["high"]).all()
 
 
 def test_ragged_problems_raise_or_are_dropped_and_counted():
@@ -308,3 +356,48 @@ def test_a_model_with_guesses_is_unbiased_and_its_ends_are_known():
 def test_a_model_with_guesses_refuses_what_is_no_chance(wrong):
     with pytest.raises(ValueError, match="between 0 and 1"):
         passk.with_guesses([4], [2], 2, **({"guess": 0.5, "share": 0.5} | wrong))
+
+
+# ---- answers of other frameworks -------------------------------------------------------------------------------------
+
+
+def lines(rows) -> bytes:
+    return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+def test_samples_of_lm_eval_are_counted_filter_by_filter(tmp_path):
+    row = lambda doc, filter, right: {
+        "doc_id": doc, "doc": {"q": "?"}, "target": "7", "arguments": [["?"]], "resps": [["7"]],
+        "filtered_resps": ["7"], "filter": filter, "metrics": ["exact_match"], "doc_hash": f"h{doc}", "exact_match": right,
+    }  # fmt: skip
+    for run, right in enumerate((1.0, 0.0)):
+        rows = [row(doc, filter, right * (doc == 0)) for doc in (0, 1) for filter in ("strict", "flexible")]
+        (tmp_path / f"samples_gsm8k_{run}.jsonl").write_bytes(lines(rows))
+    found = passk.read_counts(tmp_path)
+    sums = found.groupby("model")[["n", "c"]].sum()
+    assert sums.to_numpy().tolist() == [[4, 1], [4, 1]] and set(sums.index) == {"strict", "flexible"}
+    assert passk.by_model(found)["strict"].c.tolist() == [1, 0]
+
+
+def test_dumps_of_verl_are_counted_prompt_by_prompt():
+    rows = [
+        {"input": q, "output": "x", "gts": "7", "score": s, "step": 3, "acc": s > 0}
+        for q, s in (("a", 1), ("a", -1), ("b", 1))
+    ]
+    found = passk.read_counts(lines(rows))
+    assert found[["problem", "n", "c"]].to_numpy().tolist() == [["a", 2, 1], ["b", 1, 1]]
+    with pytest.raises(ValueError, match="score must be 1 for a right answer"):
+        passk.read_counts(lines(rows), correct="score")
+
+
+def test_details_of_lighteval_are_counted(tmp_path):
+    doc = [{"id": str(i), "query": "?"} for i in (0, 0, 1)]
+    metric = [{"extractive_match": float(right), "other": 0.5} for right in (1, 0, 1)]
+    pd.DataFrame({"doc": doc, "metric": metric}).to_parquet(tmp_path / "details.parquet")
+    found = passk.read_counts(tmp_path)
+    assert found[["problem", "n", "c"]].to_numpy().tolist() == [["0", 2, 1], ["1", 1, 1]]
+
+
+def test_a_column_of_clusters_is_kept():
+    found = passk.read_counts(b"problem,cluster,n,c\na,x,4,1\nb,x,4,2\nc,y,4,3\n")
+    assert passk.by_model(found)["model"].pass_at_k(1)["clusters"].item() == 2

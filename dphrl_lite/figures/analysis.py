@@ -224,30 +224,27 @@ def _told(name: str, who: str, row: pd.Series, columns: list[str]) -> str:
 
 
 def matched_differences(differences: pd.DataFrame, k: int = 64) -> go.Figure:
-    """Differences of Pass@k at equal Pass@1, one row per pair: dot and interval, dark where the interval leaves out zero.
+    """Differences of Pass@k at equal Pass@1, one row per pair: dot and interval, dark where p, corrected, is below .05.
 
     Args:
         differences: rows of `conclusions.at_equal_pass_at_1`, with a column domain; pairs whose fronts do not
-            overlap (NaN) are named and left empty.
+            overlap, in the runs or in many draws (p is NaN), are named and grey.
         k: of Pass@k, for the title.
     """
-    differences = differences.reindex(columns=["domain", "first", "second", "difference", "low", "high", "from_", "to"])
-    rows = differences.iloc[::-1]
+    columns = ["domain", "first", "second", "differ in", "difference", "low", "high", "p", "from_", "to"]
+    rows = differences.reindex(columns=columns).iloc[::-1]
     labels = rows["domain"].astype(str) + ": " + rows["first"] + " − " + rows["second"]
-    labels = labels.where(rows["difference"].notna(), labels + "<br>no common Pass@1")
-    clear = (rows["low"] > 0) | (rows["high"] < 0)
+    labels = labels.where(rows["p"].notna(), labels + "<br>no common Pass@1")
+    clear = rows["p"] < 0.05
     ranges = [f"compared at Pass@1 from {a:.1%} to {b:.1%}" for a, b in zip(rows["from_"], rows["to"], strict=True)]
     bars = {"type": "data", "array": rows["high"] - rows["difference"], "arrayminus": rows["difference"] - rows["low"]}
     figure = go.Figure()
-    for kind, hue, name in (
-        (clear, "#0072B2", "interval without 0"),
-        (~clear, "#6D7B81", "interval with 0: cannot be told"),
-    ):
+    for kind, hue, name in ((clear, "#0072B2", "told from 0"), (~clear, "#6D7B81", "cannot be told from 0")):
         some = {side: value[kind] for side, value in bars.items() if side != "type"}
         error = {"type": "data", "color": hue, "thickness": 3, "width": 6, **some}
         words = [
-            f"{text}<br>{low:+.1%} to {high:+.1%}"
-            for text, low, high in zip(np.array(ranges)[kind], rows["low"][kind], rows["high"][kind], strict=True)
+            f"{text}<br>{row.low:+.1%} to {row.high:+.1%}, p = {row.p:.3f}<br>they differ in: {row[3]}"
+            for text, row in zip(np.array(ranges)[kind], rows[kind].itertuples(index=False), strict=True)
         ]
         look = {"mode": "markers", "marker": {"color": hue, "size": 12}, "error_x": error, "name": name}
         hover = "%{y}: %{x:+.1%}<br>%{text}<extra></extra>"

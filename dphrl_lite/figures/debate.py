@@ -212,12 +212,12 @@ def exchanges(paper: pd.DataFrame, ours: pd.DataFrame, k: int | str) -> go.Figur
     return styled(figure, 400, "What one answer gains, and many lose; colours as above", uirevision="keep")
 
 
-def placed(scores: pd.DataFrame, name: str, domain: str = "countdown") -> go.Figure:
+def own_front(scores: pd.DataFrame, name: str, domain: str = "countdown") -> go.Figure:
     """The front of the shipped methods (the paper's and controls that have several strengths), with the runs of one more
     method marked as yours.
 
     Args:
-        scores: from `conclusions.run_scores` of `conclusions.beside`.
+        scores: from `conclusions.run_scores` of `conclusions.comparable`.
         name: your method, at one strength or several.
         domain: as `front` takes it.
     """

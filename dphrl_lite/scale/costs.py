@@ -21,13 +21,13 @@ TRAIN = {"full": 6.0, "full, checkpointed": 8.0, "qlora": 6.0}
 
 @dataclass(frozen=True)
 class Batch:
-    """One step. The defaults are the paper's release (128 x 16, 256 to 512 rehearsed); the two lengths are assumptions."""
+    """One step. The defaults are the paper's release (128 x 16, 256 rehearsed); the two lengths are assumptions."""
 
     problems: int = 128
     samples: int = 16
     prompt: int = 500
     completion: int = 500
-    rehearsed: int = 384
+    rehearsed: int = 256
 
     @property
     def fresh(self) -> int:

@@ -1,26 +1,34 @@
 """What may be concluded from the frontier's tables: scores, fronts, differences with bands, and verdicts on claims.
 
-Tables in, tables out; no model, no run. Bands are 95 % percentile bootstraps that draw seeds and problems again, the same
-ones for all that is compared. They know of the choice of seeds and problems, and of nothing else.
+Tables in, tables out; no model, no run. How a band comes about, and what it knows of, is said at `_band`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, field
+from functools import cache, lru_cache, reduce
 from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
+from scipy.interpolate import PchipInterpolator
+from scipy.special import stdtr, stdtrit
 
+from dphrl_lite.errors import lookup
 from dphrl_lite.objectives import METHODS
-from dphrl_lite.passk import Outcomes, bootstrap_weights, compare, pass_at_k
+from dphrl_lite.passk import Outcomes, chance_forgets, clusters_of, compare, pass_at_k, share_band
 
 RUN = ["domain", "split", "method", "strength", "seed"]
 KS = (1, 4, 8, 16, 64)
 RULE = "of a method's strengths the one with the highest validation mean of Pass@1 and Pass@64, averaged over seeds"
-RESAMPLES, CONFIDENCE = 1000, 0.95
+RESAMPLES, CONFIDENCE = 500, 0.95
+INFERENCE = (
+    f"Bands: {CONFIDENCE:.0%}, for the choice of seeds and of problems, whole clusters of problems drawn (a database's "
+    "questions, the same numbers of countdown), paired; a method's strength is chosen again in each draw. `p` and "
+    "verdicts are corrected by Holm for all comparisons of a table in one domain; bands stand as they are."
+)
 WITHIN = 0.01  # "as good as": one point
+APART = 0.05  # fronts that share no Pass@1 in more of the draws are not comparable
 Runs = tuple[str, float | None]  # a method at a strength
 UNTRAINED = -1  # stands for the training seed of the base model, which has none
 
@@ -37,43 +45,43 @@ def run_scores(table: pd.DataFrame, ks: Sequence[int] = KS) -> pd.DataFrame:
 
     Index: domain, split, method, strength, seed.
     """
-    scored = table[[*RUN, "distinct"]].assign(**{f"Pass@{k}": _pass_at_k(table, k) for k in ks})
+    scored = table[[*RUN, "distinct"]].assign(**{f"Pass@{k}": _pass_at_k(table["n"], table["c"], k) for k in ks})
     return scored.groupby(RUN, observed=True, dropna=False, sort=False).mean()
 
 
-def _pass_at_k(table: pd.DataFrame, k: int) -> np.ndarray:
-    n = table["n"].to_numpy()
-    return np.where(n >= k, pass_at_k(n, table["c"], np.minimum(k, n)), np.nan)
+def _pass_at_k(n, c, k: int) -> np.ndarray:
+    n = np.asarray(n)
+    return np.where(n >= k, pass_at_k(n, c, np.minimum(k, n)), np.nan)
 
 
-def beside(table: pd.DataFrame, placed: pd.DataFrame) -> pd.DataFrame:
-    """Outcomes that `placed` may be compared with, and `placed` itself: the same problems and the same training seeds.
+def comparable(table: pd.DataFrame, further: pd.DataFrame) -> pd.DataFrame:
+    """Outcomes that `further` may be compared with, and `further` itself: the same problems and the same training seeds.
 
     Args:
         table: outcomes of the sweep.
-        placed: those of further runs (`frontier.own_run`), perhaps of fewer problems.
+        further: those of other runs (`frontier.own_run`), perhaps of fewer problems.
 
     Raises:
         ValueError: the sweep holds no trained run on these problems with these seeds.
     """
     names = dict.fromkeys(["domain", "split", "family", "method", "problem"], str)
-    table, placed = table.astype(names), placed.astype(names)
+    table, further = table.astype(names), further.astype(names)
     base = table["method"] == "base"
-    known = table[base | table["seed"].isin(set(placed["seed"]))].merge(placed[_PROBLEM].drop_duplicates())
-    mine = placed[["domain", "method", "strength"]].drop_duplicates().assign(mine=True)
-    known = known[known.merge(mine, "left")["mine"].isna().to_numpy()]  # a run that was placed again stands there once
+    known = table[base | table["seed"].isin(set(further["seed"]))].merge(further[_PROBLEM].drop_duplicates())
+    mine = further[["domain", "method", "strength"]].drop_duplicates().assign(mine=True)
+    known = known[known.merge(mine, "left")["mine"].isna().to_numpy()]  # a run that was made again stands there once
     if set(known["method"]) <= {"base"}:
         seeds = sorted(set(table.loc[~base, "seed"]))
         raise ValueError(
-            f"the sweep has no such runs on these problems; its training seeds are {seeds}: place one of them"
+            f"the sweep has no such runs on these problems; its training seeds are {seeds}: train with one of them"
         )
-    return pd.concat([known, placed], ignore_index=True)
+    return pd.concat([known, further], ignore_index=True)
 
 
 _PROBLEM = ["domain", "split", "problem"]
 
 
-def chosen(scores: pd.DataFrame) -> pd.DataFrame:
+def choice(scores: pd.DataFrame) -> pd.DataFrame:
     """The strength of each method in each domain by `RULE`, over the seeds that all its strengths have (if there are any):
     domain, method, strength."""
     validation = scores.xs("validation", level="split")
@@ -88,18 +96,99 @@ def chosen(scores: pd.DataFrame) -> pd.DataFrame:
 
 def strengths(scores: pd.DataFrame, domain: str) -> dict[str, float | None]:
     """Method -> its strength in a domain by `RULE`."""
-    best = chosen(scores)
+    best = choice(scores)
     rows = best[best["domain"] == domain]
     return {row.method: None if pd.isna(row.strength) else row.strength for row in rows.itertuples()}
 
 
-def values(table: pd.DataFrame, domain: str, runs: Runs, score: str = "Pass@64", split: str = "test") -> pd.DataFrame:
+class Sweep:
+    """Outcomes as arrays, a row for each run and a column for each problem: made once, asked often.
+
+    Whatever takes a table of outcomes takes a `Sweep` of it, too.
+
+    Args:
+        table: outcomes.
+        cluster: a column that says which problems belong together; None: `passk.clusters_of` the problems' names does.
+    """
+
+    def __init__(self, table: pd.DataFrame, cluster: str | None = None):
+        if cluster is not None:
+            lookup(dict.fromkeys(table.columns), "column", cluster)
+        self.table, self.cluster = table, cluster
+        self.part, self.methods = cache(self._part), cache(self._methods)
+
+    def _part(self, domain: str, split: str) -> "_Part":
+        table = self.table[(self.table["domain"] == domain) & (self.table["split"] == split)]
+        keys = ["method", "strength", "seed"]
+        run = table.groupby(keys, observed=True, dropna=False, sort=False).ngroup().to_numpy()
+        column, problems = pd.factorize(table["problem"].astype(object))
+        grids = {name: np.full((run.max(initial=-1) + 1, len(problems)), np.nan) for name in ("n", "c", "distinct")}
+        for name, grid in grids.items():
+            grid[run, column] = table[name]
+        if np.isfinite(grids["n"]).sum() < len(table):
+            raise ValueError(f"a run of {domain!r}, {split}, has a problem twice; expected one row each")
+        labels = table[self.cluster] if self.cluster else pd.Series(clusters_of(problems))[column]
+        of = pd.Series(np.asarray(labels)).groupby(column).first()
+        runs = table[keys].astype({"method": str}).drop_duplicates().reset_index(drop=True)
+        return _Part(domain, split, runs, pd.Index(problems), pd.factorize(of)[0], grids)
+
+    def _methods(self, domain: str) -> dict[str, list[float | None]]:
+        """Method -> its strengths, [None] for one without."""
+        pairs = self.table[["domain", "method", "strength"]].drop_duplicates()
+        pairs = pairs[pairs["domain"] == domain].astype({"method": str})
+        found = pairs.groupby("method", sort=False)["strength"]
+        return {name: sorted(set(values.dropna())) or [None] for name, values in found}
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One domain and split of a `Sweep`: runs, problems, each problem's cluster, and n, c, distinct `[runs, problems]`."""
+
+    domain: str
+    split: str
+    runs: pd.DataFrame
+    problems: pd.Index
+    clusters: np.ndarray
+    grids: Mapping[str, np.ndarray]
+    known: dict = field(default_factory=dict)  # what `values` answered before
+
+    def values(self, of: Runs, score: str) -> pd.DataFrame:
+        """A score of every problem (columns) in every seed (rows) of a method at a strength."""
+        if (of, score) not in self.known:
+            self.known[of, score] = self._values(of, score)
+        return self.known[of, score]
+
+    def _values(self, of: Runs, score: str) -> pd.DataFrame:
+        method, strength = of
+        alone = strength is None or pd.isna(strength)
+        at = self.runs["strength"].isna() if alone else np.isclose(self.runs["strength"], strength)
+        rows = np.flatnonzero((self.runs["method"] == method) & at)
+        if len(rows) == 0:
+            known = sorted(set(self.runs["method"]))
+            raise ValueError(
+                f"no runs of {method!r} at {strength} in {self.domain!r}, {self.split}; methods there: {known}"
+            )
+        n, c, distinct = (self.grids[name][rows] for name in ("n", "c", "distinct"))
+        if score != "distinct":
+            there = np.isfinite(n)
+            filled = (np.where(there, grid, 1).astype(int) for grid in (n, c))
+            distinct = np.where(there, _pass_at_k(*filled, int(score.removeprefix("Pass@"))), np.nan)
+        seeds = self.runs["seed"].to_numpy()[rows]
+        grid = pd.DataFrame(distinct, pd.Index(seeds, name="seed"), self.problems).sort_index()
+        return grid.set_axis([UNTRAINED]) if method == "base" and len(grid) == 1 else grid
+
+
+def _sweep(table: "pd.DataFrame | Sweep") -> Sweep:
+    return table if isinstance(table, Sweep) else Sweep(table)
+
+
+def values(table, domain: str, runs: Runs, score: str = "Pass@64", split: str = "test") -> pd.DataFrame:
     """A score of every problem in every run of a method at a strength: rows seeds, columns problems.
 
     The base model's one row has the seed `UNTRAINED`: it may stand beside any.
 
     Args:
-        table: outcomes.
+        table: outcomes, or a `Sweep`.
         domain, split: which problems.
         runs: method and strength; None for a method without one.
         score: "Pass@<k>", or "distinct".
@@ -107,116 +196,230 @@ def values(table: pd.DataFrame, domain: str, runs: Runs, score: str = "Pass@64",
     Raises:
         ValueError: there are no such runs.
     """
-    method, strength = runs
-    part = table[_of(table, domain, runs) & (table["split"] == split)]
-    if part.empty:
-        known = sorted(set(table.loc[table["domain"] == domain, "method"]))
-        raise ValueError(f"no runs of {method!r} at {strength} in {domain!r}, {split}; methods there: {known}")
-    found = part["distinct"] if score == "distinct" else _pass_at_k(part, int(score.removeprefix("Pass@")))
-    scored = pd.DataFrame({"seed": part["seed"], "problem": part["problem"].astype(object), "score": found})
-    grid = scored.pivot(index="seed", columns="problem", values="score")
-    return grid.set_axis([UNTRAINED]) if method == "base" and len(grid) == 1 else grid
+    return _sweep(table).part(domain, split).values(runs, score).dropna(axis=1, how="all")
 
 
-def _of(frame: pd.DataFrame, domain: str, runs: Runs) -> pd.Series:
-    """Which rows are of a method at a strength."""
-    method, strength = runs
-    alone = strength is None or pd.isna(strength)
-    at = frame["strength"].isna() if alone else np.isclose(frame["strength"], strength)
-    return (frame["domain"] == domain) & (frame["method"] == method) & at
+# ---- bands -----------------------------------------------------------------------------------------------------------
 
 
-# ---- differences -----------------------------------------------------------------------------------------------------
+@lru_cache(maxsize=32)
+def _weights(units: int, stream: int) -> np.ndarray:
+    """`[1 + 3 RESAMPLES, units]`: how often each seed or cluster counts. First all once, then drawn with the other kind,
+    then for draws of seeds alone, then for draws of clusters alone (where the other kind counts once).
 
-
-def _resampled(grids: Sequence[pd.DataFrame]) -> tuple[list[np.ndarray], int]:
-    """Each grid's mean, and after it its means in `RESAMPLES` draws of seeds and problems, the same ones for all grids.
-
-    Only seeds and problems that all grids have are used. Returns the means, and how many seeds there are.
+    One fewer than there are is drawn, with which the spread of a mean comes out without bias.
     """
-    seeds = reduce(pd.Index.intersection, [g.index for g in grids if UNTRAINED not in g.index] or [grids[0].index])
-    problems = reduce(pd.Index.intersection, [grid.columns for grid in grids])
-    if len(seeds) == 0 or len(problems) == 0:
-        raise NotComparable(
-            "these runs have no seed, or no problem, in common; run the same ones of all that is compared"
-        )
-    by_seed, by_problem = _shares(len(seeds), seed=0), _shares(len(problems), seed=1)
-    means = []
-    for grid in grids:
-        rows = grid[problems] if UNTRAINED in grid.index else grid.loc[seeds, problems]
-        means.append(((by_seed @ np.broadcast_to(rows, (len(seeds), len(problems)))) * by_problem).sum(1))
-    return means, len(seeds)
+    draws = np.ones((RESAMPLES, units))
+    if units > 1:
+        draws = np.random.default_rng(stream).multinomial(units - 1, np.full(units, 1 / units), RESAMPLES)
+    once = np.ones((RESAMPLES, units))
+    alone = [draws, once] if stream == 0 else [once, draws]
+    return np.concatenate([np.ones((1, units)), draws, *alone])
 
 
-def _shares(count: int, seed: int) -> np.ndarray:
-    """`[1 + RESAMPLES, count]`: the share of each seed or problem, first in all that there are, then in each draw."""
-    return np.concatenate([np.full((1, count), 1 / count), bootstrap_weights(count, RESAMPLES, seed).T])
+@dataclass(frozen=True)
+class _Sample:
+    """What a comparison rests on: how many seeds, clusters and problems."""
+
+    seeds: int
+    clusters: int
+    problems: int
 
 
-def _band(means: np.ndarray, seeds: int) -> dict[str, float]:
-    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    low, high = np.nanquantile(means[1:], tails) if np.isfinite(means[0]) else (np.nan, np.nan)
-    return {"value": float(means[0]), "low": float(low), "high": float(high), "seeds": seeds}
+def _draws(part: _Part, points: Sequence[tuple[Runs, str]], seeds: pd.Index) -> tuple[np.ndarray, _Sample]:
+    """The mean of each (runs, score) `[points, 1 + 3 RESAMPLES]`: as it is, and in the draws of `_weights`, the same ones
+    for all points. Only problems that all points have are used."""
+    grids = [part.values(*point) for point in points]
+    rows = [g.to_numpy() if UNTRAINED in g.index else g.loc[seeds].to_numpy() for g in grids]
+    there = np.all([np.isfinite(row).all(0) for row in rows], axis=0)
+    if not there.any():
+        raise NotComparable("these runs have no problem in common; evaluate all that is compared on the same ones")
+    clusters = pd.factorize(part.clusters[there])[0]
+    member = np.zeros((there.sum(), clusters.max() + 1))
+    member[np.arange(len(member)), clusters] = 1
+    by_cluster = _weights(member.shape[1], stream=1 + (part.split != "test")).T
+    means = np.concatenate([row[:, there] @ member for row in rows]) @ by_cluster / (member.sum(0) @ by_cluster)
+    by_seed, found, at = _weights(len(seeds), stream=0).T, [], 0
+    by_seed = by_seed / by_seed.sum(0)
+    for row in rows:
+        mine, at = means[at : at + len(row)], at + len(row)
+        found.append(mine[0] if len(mine) == 1 else (mine * by_seed).sum(0))
+    return np.stack(found), _Sample(len(seeds), member.shape[1], len(member))
 
 
-def mean(table: pd.DataFrame, domain: str, runs: Runs, score: str, split: str = "test") -> dict[str, float]:
+def _common_seeds(part: _Part, runs: Iterable[Runs]) -> pd.Index:
+    seeds = [part.values(of, "distinct").index for of in runs]
+    trained = [index for index in seeds if UNTRAINED not in index]
+    common = reduce(pd.Index.intersection, trained or [seeds[0]])
+    if len(common) == 0:
+        raise NotComparable("these runs have no seed in common; run the same ones of all that is compared")
+    return common
+
+
+def _band(draws: np.ndarray, sample: _Sample, share: bool = False, within: float = 0.0) -> dict[str, float]:
+    """value, low, high, p, seeds, clusters of a statistic from its draws `[1 + 3 RESAMPLES]`.
+
+    Its variance is that over seeds plus that over clusters, less what both count (their interaction: the noise of single
+    answers, too). Student's t with Satterthwaite's degrees of freedom pays for few seeds or clusters. One problem more, that
+    goes either way, gives width to a difference where all problems agree; a `share` has `share_band`. `p` is two-sided,
+    against a value of `-within`. Of one seed the choice of seeds is not known, and the band leaves it out.
+    """
+    value, (both, by_seed, by_cluster) = draws[0], draws[1:].reshape(3, -1) - draws[0]
+    if not np.isfinite(value):
+        return {"value": value, "low": np.nan, "high": np.nan, "p": np.nan, "seeds": sample.seeds}
+    seeds, clusters, shared = (np.nanmean(d**2) for d in (by_seed, by_cluster, both - by_seed - by_cluster))
+    variance = max(seeds + clusters - shared, seeds, clusters)
+    parts = seeds**2 / max(sample.seeds - 1, 1) + clusters**2 / max(sample.clusters - 1, 1)
+    freedom = variance**2 / parts if parts > 0 else max(sample.clusters - 1, 1)
+    if share:
+        low, high = share_band(min(value, 1.0), variance, sample.problems, freedom, CONFIDENCE)
+        return {"value": float(value), "low": low, "high": high, "p": np.nan, "seeds": sample.seeds}
+    error = np.sqrt(variance + 1 / (sample.problems + 1) ** 2)
+    half = error * stdtrit(freedom, (1 + CONFIDENCE) / 2)
+    p = 2 * stdtr(freedom, -abs(value + within) / error)
+    low, high = float(value - half), float(value + half)
+    return {"value": float(value), "low": low, "high": high, "p": float(p), "seeds": sample.seeds}
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """P-values corrected for how many there are (Holm 1979): below .05, all but one table in twenty are right throughout."""
+    p = np.asarray(p, dtype=float)
+    order, known = np.argsort(p), np.isfinite(p).sum()
+    steps = p[order] * np.maximum(known - np.arange(len(p)), 1)
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return corrected
+
+
+def mean(table, domain: str, runs: Runs, score: str, split: str = "test") -> dict[str, float]:
     """A score of a method at a strength, over seeds and problems: value, low, high, seeds. Arguments as in `values`."""
-    (means,), seeds = _resampled([values(table, domain, runs, score, split)])
-    return _band(means, seeds)
+    part = _sweep(table).part(domain, split)
+    (draws,), sample = _draws(part, [(runs, score)], _common_seeds(part, [runs]))
+    return _band(draws, sample, share=score != "distinct")
 
 
-def difference(
-    table: pd.DataFrame, domain: str, first: Runs, second: Runs, score: str, split: str = "test"
-) -> dict[str, float]:
-    """A score of `first` minus that of `second`, on the problems and seeds that both have: value, low, high, seeds.
+def difference(table, domain: str, first: Runs, second: Runs, score: str, split: str = "test") -> dict[str, float]:
+    """A score of `first` minus that of `second`, on the problems and seeds that both have: value, low, high, p, seeds.
 
     Arguments as in `values`. Raises `NotComparable`.
     """
     return differences(table, domain, (second, first), score, split)[0]
 
 
-def differences(
-    table: pd.DataFrame, domain: str, chain: Sequence[Runs], score: str, split: str = "test"
-) -> list[dict[str, float]]:
+def differences(table, domain: str, chain: Sequence[Runs], score: str, split: str = "test") -> list[dict[str, float]]:
     """A score of each in a chain of runs minus that of the one before, on the problems and seeds that all have."""
-    means, seeds = _resampled([values(table, domain, runs, score, split) for runs in chain])
-    return [_band(after - before, seeds) for before, after in pairwise(means)]
+    part = _sweep(table).part(domain, split)
+    draws, sample = _draws(part, [(runs, score) for runs in chain], _common_seeds(part, chain))
+    return [_band(after - before, sample) for before, after in pairwise(draws)]
 
 
-def matched(table: pd.DataFrame, domain: str, first: str, second: str, score: str = "Pass@64") -> dict[str, float]:
-    """A score of method `first` minus that of `second` where both have the same Pass@1, on the test problems.
+def best_difference(
+    table, domain: str, first: str, second: str, score: str, split: str = "test", within: float = 0.0
+) -> dict[str, float]:
+    """A score of method `first` minus that of `second`, each at the strength that `RULE` chooses, in every draw again.
 
-    Each method's strengths, averaged over seeds and joined by straight lines, are its front. The difference is averaged over
-    the Pass@1 that both fronts reach.
+    On the seeds that all strengths of both have. Returns value, low, high, p (against `-within`), seeds.
+    """
+    sweep = _sweep(table)
+    swept = sweep.methods(domain)
+    points = [(name, at) for name in (first, second) for at in lookup(swept, "method", name)]
+    parts = [sweep.part(domain, split), sweep.part(domain, "validation")]
+    several = {name for name in (first, second) if len(swept[name]) > 1}
+    seeds = _common_seeds(parts[0], points)
+    draws, sample = _draws(parts[0], [(runs, score) for runs in points], seeds)
+    names = np.array([name for name, _ in points])
+    heights = {name: draws[names == name] for name in (first, second)}
+    for name in several:
+        mine = [(name, at) for at in swept[name]]
+        merit, _ = _draws(parts[1], [(runs, k) for k in ("Pass@1", "Pass@64") for runs in mine], seeds)
+        best = merit.reshape(2, len(mine), -1).sum(0).argmax(0)
+        heights[name] = np.take_along_axis(heights[name], best[None], 0)
+    return _band((heights[first] - heights[second])[0], sample, within=within)
+
+
+# ---- fronts ----------------------------------------------------------------------------------------------------------
+
+
+def front(strength: Sequence[float | None], one: np.ndarray, many: np.ndarray, points: int = 101):
+    """A method's front: Pass@1 and another score between its strengths, each a monotone cubic in the strength's logarithm.
+
+    Straight lines from strength to strength run below a front that bends, and would favour whatever is compared with it
+    between two strengths.
+
+    Args:
+        strength: of each row, one or several.
+        one, many: Pass@1 and the score `[strengths, ...]`.
+        points: along the front.
 
     Returns:
-        value, low, high, seeds (those that all points have), and `from_` and `to`, the Pass@1 compared; NaN where the fronts
-        share none.
+        Pass@1 and the score `[points, ...]`, or as they came for one strength.
     """
-    points = [(method, at) for method in (first, second) for at in _swept(table, domain, method)]
-    grids = [values(table, domain, runs, of) for of in ("Pass@1", score) for runs in points]
-    resampled, seeds = _resampled(grids)
-    means = np.stack(resampled).reshape(2, len(points), -1)  # [Pass@1 and score, point, draw]
-    mine = np.array([method == first for method, _ in points])
-    drawn = [_between(means[:, mine, i], means[:, ~mine, i]) for i in range(means.shape[2])]
-    return _band(np.array([value for value, *_ in drawn]), seeds) | {"from_": drawn[0][1], "to": drawn[0][2]}
+    if len(strength) == 1:
+        return one, many
+    log = np.log(np.asarray(strength, dtype=float))
+    order, at = np.argsort(log), np.linspace(log.min(), log.max(), points)
+    return tuple(PchipInterpolator(log[order], np.asarray(y)[order], axis=0)(at) for y in (one, many))
 
 
-def _swept(table: pd.DataFrame, domain: str, method: str) -> list[float]:
-    rows = table[(table["domain"] == domain) & (table["method"] == method)]
-    if rows.empty:
-        raise ValueError(f"no runs of {method!r} in {domain!r}; there are {sorted(set(table['method']))}")
-    return sorted(set(rows["strength"].dropna())) or [None]
+def front_difference(table, domain: str, first: str, second: str, score: str = "Pass@64") -> dict[str, float]:
+    """A score of method `first` minus that of `second` where both have the same Pass@1, on the test problems.
+
+    The difference of their fronts is averaged over the Pass@1 that both reach.
+
+    Returns:
+        value, low, high, p, seeds (those that all points have), `from_` and `to`, the Pass@1 compared, and `apart`, the
+        share of draws in which the fronts share no Pass@1; NaN where they share none as they are.
+    """
+    sweep, swept = _sweep(table), _sweep(table).methods(domain)
+    for name in (first, second):
+        if name not in swept:
+            raise ValueError(f"no runs of {name!r} in {domain!r}; there are {sorted(swept)}")
+    part = sweep.part(domain, "test")
+    points = [(name, at) for name in (first, second) for at in swept[name]]
+    asked = [(runs, of) for of in ("Pass@1", score) for runs in points]
+    draws, sample = _draws(part, asked, _common_seeds(part, points))
+    ones, many = draws.reshape(2, len(points), -1)
+    mine = np.array([name == first for name, _ in points])
+    lines = [front(swept[name], ones[rows], many[rows]) for name, rows in ((first, mine), (second, ~mine))]
+    gaps = np.array([_gap(*(axis[:, i] for line in lines for axis in line)) for i in range(draws.shape[1])])
+    low, high = max(line[0][:, 0].min() for line in lines), min(line[0][:, 0].max() for line in lines)
+    shared = {"from_": low, "to": high} if low <= high else {"from_": np.nan, "to": np.nan}
+    return _band(gaps, sample) | shared | {"apart": float(np.isnan(gaps[1 : 1 + RESAMPLES]).mean())}
 
 
-def _between(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
-    """The mean height of one front `[2, strengths]` above another where they overlap, and the overlap's ends."""
-    first, second = (front[:, front[0].argsort()] for front in (first, second))
-    low, high = max(first[0, 0], second[0, 0]), min(first[0, -1], second[0, -1])
+_STEPS = np.linspace(0, 1, 21)
+
+
+def _gap(x: np.ndarray, y: np.ndarray, other_x: np.ndarray, other_y: np.ndarray) -> float:
+    """The mean height of one front above another over the Pass@1 that both reach; NaN where there is none."""
+    low, high = max(x.min(), other_x.min()), min(x.max(), other_x.max())
     if low > high:
-        return np.nan, np.nan, np.nan
-    at = np.linspace(low, high, 21)
-    return float(np.mean(np.interp(at, *first) - np.interp(at, *second))), float(low), float(high)
+        return np.nan
+    at, order, other = low + (high - low) * _STEPS, np.argsort(x), np.argsort(other_x)
+    return float(np.mean(np.interp(at, x[order], y[order]) - np.interp(at, other_x[other], other_y[other])))
+
+
+def differ_in(first: str, second: str) -> str:
+    """What two methods differ in besides their strength: "divergence" alone, or whatever else ("" where one is unknown)."""
+    try:
+        parts = [METHODS[_row(name)] for name in (first, second)]
+    except ValueError:
+        return ""
+    aspects = {
+        "problems": lambda m: m.on_policy,
+        "clip": lambda m: (m.clip_low, m.clip_high),
+        "sampling": lambda m: m.dynamic_sampling,
+        "penalised answers": lambda m: m.penalty.split("_")[0],
+        "divergence": lambda m: (m.penalty, m.divergence, None),
+    }
+    found = [aspect for aspect, of in aspects.items() if of(parts[0]) != of(parts[1])]
+    extras = [name.split("+")[1:] for name in (first, second)]
+    return ", ".join(found + [f"+{name}" for name in sorted(set(extras[0]) ^ set(extras[1]))])
+
+
+def _row(name: str) -> str:
+    plain = name.split("+")[0]
+    return "dph-alpha" if plain.startswith("dph-alpha") else plain
 
 
 # ---- verdicts --------------------------------------------------------------------------------------------------------
@@ -237,8 +440,12 @@ class Claim:
 
 
 def claims(k: int = 64) -> list[Claim]:
-    """The paper's claims (arXiv 2509.07430), and what others object, at one k."""
+    """The paper's claims (arXiv 2509.07430), and what others object, at one k.
+
+    "as a method": the two differ in more than the divergence (`differ_in`), and so may not be told apart by it.
+    """
     at, out = f"Pass@{k}", {"score": "Pass@1", "split": "probe"}
+    alone = f"the divergence alone, at equal Pass@1: {{}} keeps more {at} than {{}}"
     return [
         Claim("GRPO raises Pass@1 over the base model", "grpo", "base", "Pass@1"),
         Claim(f"GRPO lowers {at} below the base model", "base", "grpo", at),
@@ -247,9 +454,16 @@ def claims(k: int = 64) -> list[Claim]:
         Claim(f"leaving D_pef out is no cure: {at} below the base model", "base", "grpo-exp", at),
         Claim(f"reverse KL is no cure: {at} below the base model", "base", "rkl", at),
         *(claim for name, method in (("DPH-F", "dph-f"), ("DPH-JS", "dph-js")) for claim in _cures(name, method, k)),
-        Claim(f"at equal Pass@1, DPH-F has a higher {at} than k3", "dph-f", "rkl-k3", at, matched=True),
+        Claim(f"as a method, at equal Pass@1, DPH-F has a higher {at} than k3", "dph-f", "rkl-k3", at, matched=True),
         Claim(f"at equal Pass@1, DPH-F has a higher {at} than plain SFT", "dph-f", "sft", at, matched=True),
-        Claim(f"at equal Pass@1, DPH-JS has a higher {at} than DPH-F", "dph-js", "dph-f", at, matched=True),
+        *(
+            Claim(alone.format(*words), *names, at, matched=True)
+            for names, words in {
+                ("dph-js", "dph-f"): ("Jensen-Shannon", "forward KL"),
+                ("dph-f", "dph-reverse_kl"): ("forward KL", "reverse KL"),
+                ("dph-js", "dph-reverse_kl"): ("Jensen-Shannon", "reverse KL"),
+            }.items()
+        ),
     ]
 
 
@@ -260,43 +474,55 @@ def _cures(name: str, method: str, k: int) -> list[Claim]:
         Claim(f"{name} keeps the base model's {at} (within a point)", method, "base", at, within=WITHIN),
         Claim(f"{name} reaches GRPO's Pass@1 (within a point)", method, "grpo", "Pass@1", within=WITHIN),
         Claim(f"{name} forgets less of other tasks than GRPO (Pass@1)", method, "grpo", "Pass@1", "probe"),
-        Claim(f"at equal Pass@1, {name} has a higher {at} than reverse KL", method, "rkl", at, matched=True),
+        Claim(
+            f"as a method, at equal Pass@1, {name} has a higher {at} than reverse KL", method, "rkl", at, matched=True
+        ),
     ]
 
 
-def verdicts(table: pd.DataFrame, k: int = 64, of: Iterable[Claim] | None = None) -> pd.DataFrame:
-    """Which claims hold: domain, claim, verdict, difference (first minus second), low, high, seeds.
+def verdicts(table, k: int | Sequence[int] = 64, of: Iterable[Claim] | None = None) -> pd.DataFrame:
+    """Which claims hold: domain, claim, verdict, difference (first minus second), low, high, p, seeds.
 
-    A claim holds if the whole band lies on its side, does not hold if the whole band lies on the other side, and else cannot
-    be told; fronts that share no Pass@1 are not comparable. Strengths are those of `chosen`. Claims about methods that were
-    not run, or not swept, or have no seed in common, are left out.
+    A claim holds if the difference lies on its side, does not hold if on the other, with `p` below .05, and else cannot be
+    told; p is corrected (`holm`) for all claims put to a domain, the interval is not. Fronts that share no Pass@1, in the runs or
+    in more than `APART` of the draws, are not comparable. Claims about methods that were not run, or not swept, or have no
+    seed in common, are left out.
     """
-    scores, rows = run_scores(table, (1, 64)), []
-    for domain, part in table.groupby("domain", observed=True, sort=False):
-        counted = part.groupby("method", observed=True)["strength"].nunique()
-        for claim in claims(k) if of is None else of:
-            both = [claim.first, claim.second]
-            if not set(both) <= set(counted.index) or (claim.matched and counted[both].min() < 2):
-                continue
-            try:
-                found = _found(table, domain, claim, strengths(scores, domain))
-            except NotComparable:
-                continue
-            row = {"domain": domain, "claim": claim.text, "verdict": verdict(found["low"], found["high"], claim.within)}
-            rows.append(row | found)
-    columns = ["domain", "claim", "verdict", "value", "low", "high", "seeds"]
-    return pd.DataFrame(rows, columns=columns).rename(columns={"value": "difference"})
+    sweep = _sweep(table)
+    asked = (
+        list(dict.fromkeys(claim for each in np.ravel(k) for claim in claims(int(each)))) if of is None else list(of)
+    )
+    rows = []
+    for domain in dict.fromkeys(sweep.table["domain"]):
+        counted = {name: len(at) for name, at in sweep.methods(domain).items()}
+        for claim in asked:
+            fewest = min(counted.get(name, 0) for name in (claim.first, claim.second))
+            if fewest > claim.matched:
+                with suppress(NotComparable):
+                    rows.append({"domain": domain, "claim": claim.text} | _evidence(sweep, domain, claim))
+    columns = ["domain", "claim", "verdict", "value", "low", "high", "p", "seeds", "within"]
+    found = pd.DataFrame(rows, columns=columns)
+    found["p"] = found.groupby("domain", sort=False)["p"].transform(holm)
+    found["verdict"] = [_verdict(row) for row in found.itertuples()]
+    return found.drop(columns="within").rename(columns={"value": "difference"})
 
 
-def _found(table: pd.DataFrame, domain: str, claim: Claim, best: dict) -> dict[str, float]:
-    if claim.matched:
-        return matched(table, domain, claim.first, claim.second, claim.score)
-    ends = ((name, best[name]) for name in (claim.first, claim.second))
-    return difference(table, domain, *ends, claim.score, claim.split)
+def _evidence(sweep: Sweep, domain: str, claim: Claim) -> dict[str, float]:
+    both = domain, claim.first, claim.second, claim.score
+    if not claim.matched:
+        return best_difference(sweep, *both, claim.split, claim.within) | {"within": claim.within}
+    found = front_difference(sweep, *both)
+    return found | {"within": 0.0} | ({} if found["apart"] <= APART else {"p": np.nan})
+
+
+def _verdict(row) -> str:
+    if np.isnan(row.p):
+        return "not comparable"
+    return "cannot be told" if row.p >= 1 - CONFIDENCE else "holds" if row.value > -row.within else "does not hold"
 
 
 def verdict(low: float, high: float, within: float = 0.0) -> str:
-    """What a band of a difference says about the claim that it is positive, or at least above `-within`.
+    """What one band of a difference, alone, says about the claim that it is positive, or at least above `-within`.
 
     "not comparable": there is no band, because two fronts share no Pass@1.
     """
@@ -310,16 +536,17 @@ def verdict(low: float, high: float, within: float = 0.0) -> str:
 # ---- the report ------------------------------------------------------------------------------------------------------
 
 
-def scoreboard(table: pd.DataFrame, runs: pd.DataFrame, domain: str, k: int = 64) -> pd.DataFrame:
+def scoreboard(table, runs: pd.DataFrame, domain: str, k: int = 32) -> pd.DataFrame:
     """Every method of a domain at its chosen strength, on the test problems, means over seeds.
 
     Columns: strength, seeds, Pass@k with bands, keep / forget / gain / never (expected numbers of problems at `k`, against the
-    base model), distinct, entropy (nats a token), elsewhere (Pass@1 of the tasks that are not trained), and what the run
-    took in all: tokens sampled and trained, completions that the reference scored. Seconds stand in `runs`, but belong to
-    whatever else the machine did.
+    base model; for base itself `forget` is the floor, what a second draw of the same model forgets), distinct, entropy (nats a
+    token), elsewhere (Pass@1 of the tasks that are not trained), and what the run took in all: tokens sampled and trained,
+    completions that the reference scored. Seconds stand in `runs`, but belong to whatever else the machine did.
     """
-    best = strengths(run_scores(table, (1, 64)), domain)
-    rows = {name: _row(table, runs, domain, (name, best[name]), k) for name in sorted(best, key=rank)}
+    sweep = _sweep(table)
+    best = strengths(run_scores(sweep.table, (1, 64)), domain)
+    rows = {name: _score_row(sweep, runs, domain, (name, best[name]), k) for name in sorted(best, key=rank)}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -329,25 +556,32 @@ def rank(name: str) -> tuple[int, str]:
     return known.index(name) if name in known else len(known), name
 
 
-def _row(table: pd.DataFrame, runs: pd.DataFrame, domain: str, of: Runs, k: int) -> dict:
-    row = {"strength": of[1], "seeds": len(values(table, domain, of, "Pass@1"))}
+def _score_row(sweep: Sweep, runs: pd.DataFrame, domain: str, of: Runs, k: int) -> dict:
+    row = {"strength": of[1], "seeds": len(values(sweep, domain, of, "Pass@1"))}
     for each in KS:
-        band = mean(table, domain, of, f"Pass@{each}")
+        band = mean(sweep, domain, of, f"Pass@{each}")
         row |= {f"Pass@{each}": band["value"], f"low {each}": band["low"], f"high {each}": band["high"]}
-    row |= _changes(table, domain, of, k)
-    row["distinct"] = mean(table, domain, of, "distinct")["value"]
-    row["elsewhere"] = mean(table, domain, of, "Pass@1", "probe")["value"]
-    cost = runs[_of(runs, domain, of)]
+    row |= _changes(sweep, domain, of, k)
+    row["distinct"] = mean(sweep, domain, of, "distinct")["value"]
+    row["elsewhere"] = mean(sweep, domain, of, "Pass@1", "probe")["value"]
+    method, strength = of
+    at = runs["strength"].isna() if strength is None else np.isclose(runs["strength"], strength)
+    cost = runs[(runs["domain"] == domain) & (runs["method"] == method) & at]
     return row | cost[["entropy", "tokens", "tokens_trained", "reference_forwards"]].mean().to_dict()
 
 
-def _changes(table: pd.DataFrame, domain: str, of: Runs, k: int) -> dict[str, float]:
-    """Keep, forget, gain and never against the base model, means over seeds."""
-    part = table[table["split"] == "test"]
-    mine = part[_of(part, domain, of)]
-    counted = lambda rows: Outcomes.from_counts(rows["n"], rows["c"], rows["problem"])
-    base = counted(part[_of(part, domain, ("base", None))])
-    return pd.DataFrame([compare(base, counted(rows), k) for _, rows in mine.groupby("seed")]).mean().to_dict()
+def _changes(sweep: Sweep, domain: str, of: Runs, k: int) -> dict[str, float]:
+    """Keep, forget, gain and never against the base model, means over seeds; for the base model against a second draw."""
+    part = sweep.part(domain, "test")
+    outcomes = lambda row: Outcomes.from_counts(part.grids["n"][row].astype(int), part.grids["c"][row].astype(int))
+    names = part.runs["method"]
+    base = outcomes(int(np.flatnonzero(names == "base")[0]))
+    if of[0] == "base":
+        lost, kept = chance_forgets(base, k), pass_at_k(base.n, base.c, k).sum()
+        return {"keep": kept - lost, "forget": lost, "gain": lost, "never": len(base) - kept - lost}
+    at = part.runs["strength"].isna() if of[1] is None else np.isclose(part.runs["strength"], of[1])
+    rows = np.flatnonzero((names == of[0]) & at)
+    return pd.DataFrame([compare(base, outcomes(int(row)), k) for row in rows]).mean().to_dict()
 
 
 def fronts(table: pd.DataFrame, domain: str, ks: Sequence[int] = (1, 8, 64)) -> pd.DataFrame:
@@ -365,6 +599,7 @@ def fronts(table: pd.DataFrame, domain: str, ks: Sequence[int] = (1, 8, 64)) -> 
 
 PAIRS = [(dph, other) for dph in ("dph-f", "dph-js") for other in ("rkl", "rkl-k3", "sft")]
 PAIRS += [("dph-js", "dph-f"), ("rkl", "rkl-k3"), *((f"dph-alpha-{alpha}", "dph-f") for alpha in (0.2, 0.5, 0.8))]
+PAIRS += [(f"dph-{name}", "dph-f") for name in ("reverse_kl", "hellinger", "pearson_chi2")]
 PAIRS += [("dph-js-definition", "dph-js")]
 IDEAS = [
     ("dph-f+all", "dph-f"),
@@ -381,49 +616,55 @@ IDEAS = [
 IDEAS += [(name, "dph-f") for name in ("dph-f+one", "dph-f+target", "grpo+pass@2", "grpo+pass@4", "grpo+pass@8")]
 
 
-def at_equal_pass_at_1(table: pd.DataFrame, domain: str, pairs=None, scores=("Pass@8", "Pass@64")) -> pd.DataFrame:
-    """`matched` for each pair whose second method was swept; the first may be a single point, compared where it stands.
+def at_equal_pass_at_1(table, domain: str, pairs=None, scores=("Pass@8", "Pass@64")) -> pd.DataFrame:
+    """`front_difference` for each pair whose second method was swept; the first may be a single point, compared where it
+    stands.
 
-    Rows pairs, columns first, second, score, difference, low, high, seeds, from_, to. Pairs that were not run, or have no
-    seed in common, are left out.
+    Rows pairs, columns first, second, `differ in`, score, difference, low, high, p (corrected for all rows), seeds, from_, to,
+    apart. Pairs that were not run, or have no seed in common, are left out.
     """
-    points = table[table["domain"] == domain].groupby("method", observed=True)["strength"].nunique()
-    pairs = [(a, b) for a, b in pairs or PAIRS + IDEAS if a in points.index and points.get(b, 0) > 1]
+    sweep = _sweep(table)
+    count = {name: len(at) for name, at in sweep.methods(domain).items()}
+    pairs = [(a, b) for a, b in pairs or PAIRS + IDEAS if a in count and count.get(b, 0) > 1]
     rows = []
     for (a, b), score in product(pairs, scores):
         with suppress(NotComparable):
-            rows.append({"first": a, "second": b, "score": score} | matched(table, domain, a, b, score))
-    found = pd.DataFrame(rows, columns=["first", "second", "score", "value", "low", "high", "seeds", "from_", "to"])
-    return found.rename(columns={"value": "difference"})
+            row = {"first": a, "second": b, "differ in": differ_in(a, b), "score": score}
+            rows.append(row | front_difference(sweep, domain, a, b, score))
+    columns = ["first", "second", "differ in", "score", "value", "low", "high", "p", "seeds", "from_", "to", "apart"]
+    found = pd.DataFrame(rows, columns=columns).rename(columns={"value": "difference"})
+    return found.assign(p=holm(found["p"].where(found["apart"] <= APART)))
 
 
 def against(
-    table: pd.DataFrame, domain: str, other: str, scores: Sequence[str] = ("Pass@1", "Pass@8", "Pass@64", "distinct")
+    table, domain: str, other: str, scores: Sequence[str] = ("Pass@1", "Pass@8", "Pass@64", "distinct")
 ) -> pd.DataFrame:
-    """Every method at its chosen strength minus the method `other` at its own, on the test problems.
+    """Every method minus the method `other`, on the test problems, each at the strength that `RULE` chooses.
 
-    Rows (method, score), columns difference, low, high, seeds. Methods that have no seed in common with
-    `other` are left out; empty where `other` was not run.
+    Rows (method, score), columns difference, low, high, p (corrected for all rows), seeds. Methods that have no seed in
+    common with `other` are left out; empty where `other` was not run.
     """
-    best, part = strengths(run_scores(table, (1, 64)), domain), table[table["domain"] == domain]
-    found = {}
-    for name, score in product(best if other in best else (), scores):
+    sweep, found = _sweep(table), {}
+    names = sweep.methods(domain)
+    for name, score in product(names if other in names else (), scores):
         with suppress(NotComparable):
-            found[name, score] = difference(part, domain, (name, best[name]), (other, best[other]), score)
+            found[name, score] = best_difference(sweep, domain, name, other, score)
     rows = pd.MultiIndex.from_tuples(found, names=["method", "score"])
-    columns = ["value", "low", "high", "seeds"]
-    return pd.DataFrame(list(found.values()), rows, columns).rename(columns={"value": "difference"})
+    columns = ["value", "low", "high", "p", "seeds"]
+    table = pd.DataFrame(list(found.values()), rows, columns).rename(columns={"value": "difference"})
+    trivial = rows.get_level_values("method") == other
+    return table.assign(p=holm(table["p"].where(~trivial)))
 
 
-def moonshot(table: pd.DataFrame, domain: str) -> pd.DataFrame:
+def moonshot(table, domain: str) -> pd.DataFrame:
     """How far each method, at its chosen strength, is from GRPO's Pass@1 and from the base model's Pass@64 at once.
 
     Columns: `Pass@1 - GRPO`, `Pass@64 - base`, `worst` of the two; the best comes first. The goal is a worst above -.01. Empty
     where GRPO was not run. Bands are in `against`.
     """
-    goals = {"Pass@1 - GRPO": ("grpo", "Pass@1"), "Pass@64 - base": ("base", "Pass@64")}
+    goals, sweep = {"Pass@1 - GRPO": ("grpo", "Pass@1"), "Pass@64 - base": ("base", "Pass@64")}, _sweep(table)
     gaps = {
-        goal: against(table, domain, other, [score])["difference"].droplevel("score")
+        goal: against(sweep, domain, other, [score])["difference"].droplevel("score")
         for goal, (other, score) in goals.items()
     }
     found = pd.DataFrame(gaps).dropna()
@@ -432,24 +673,38 @@ def moonshot(table: pd.DataFrame, domain: str) -> pd.DataFrame:
 
 def report(table: pd.DataFrame, runs: pd.DataFrame) -> str:
     """All of it as text, domain by domain."""
-    parts = [f"Strengths: {RULE}. Bands: {CONFIDENCE:.0%}, over seeds and problems."]
+    parts, sweep = [f"Strengths: {RULE}. {INFERENCE}"], Sweep(table)
     for domain in dict.fromkeys(table["domain"]):
         rows = runs[(runs["domain"] == domain) & (runs["method"] != "base")]
         seeds = rows.groupby(["method", "strength"], dropna=False)["seed"].nunique()
-        told = f"{len(rows)} runs; of each method and strength {seeds.min()} to {seeds.max()} seeds"
-        parts.append(f"\n## {domain}: {told if len(rows) else 'the base model alone'}")
+        head = f"{len(rows)} runs; of each method and strength {seeds.min()} to {seeds.max()} seeds"
+        parts.append(f"\n## {domain}: {head if len(rows) else 'the base model alone'}")
+        parts += [_clusters_in_words(sweep, domain)]
         parts += ["Bands of one seed know nothing of the choice of seeds."] * int(seeds.min() == 1)
+        equal = at_equal_pass_at_1(sweep, domain)
         tables = {
-            "Test problems, every method at its strength": _banded(scoreboard(table, runs, domain)),
+            "Test problems, every method at its strength; `forget` of base is the floor": _banded(
+                scoreboard(sweep, runs, domain)
+            ),
             "Fronts: every strength": fronts(table, domain).reset_index(),
-            "At equal Pass@1: first minus second": at_equal_pass_at_1(table, domain),
-            "GRPO's Pass@1 and the base model's Pass@64 at once": moonshot(table, domain),
+            f"At equal Pass@1: first minus second, {len(equal)} comparisons": equal,
+            "GRPO's Pass@1 and the base model's Pass@64 at once": moonshot(sweep, domain),
         }
         for other in ("base", "grpo", "dph-f"):
-            tables[f"Every method at its strength minus {other}"] = _differences(against(table, domain, other), other)
+            rows = against(sweep, domain, other)
+            title = f"Every method at its strength minus {other}, {rows['p'].notna().sum()} comparisons (* p < .05)"
+            tables[title] = _differences(rows, other)
         parts += [f"\n{title}\n{_text(found)}" for title, found in tables.items() if len(found)]
-    both = pd.concat([verdicts(table, k) for k in (8, 64)]).drop_duplicates(["domain", "claim"])
-    return "\n".join([*parts, "\n## Which claims hold here", _text(both.sort_values("domain", kind="stable"))])
+    both = verdicts(sweep, (8, 64))
+    parts.append(
+        f"\n## Which claims hold here: {' and '.join(map(str, both.groupby('domain', sort=False)['p'].count()))} comparisons"
+    )
+    return "\n".join([*parts, _text(both)])
+
+
+def _clusters_in_words(sweep: Sweep, domain: str) -> str:
+    part = sweep.part(domain, "test")
+    return f"{len(part.problems)} test problems in {part.clusters.max() + 1} clusters."
 
 
 def _text(table: pd.DataFrame) -> str:
@@ -468,11 +723,14 @@ def _banded(board: pd.DataFrame) -> pd.DataFrame:
 
 
 def _differences(found: pd.DataFrame, other: str) -> pd.DataFrame:
-    """`against` with a row for each method but `other`, a column for each score."""
-    cells = pd.Series(_cells(found[["difference", "low", "high"]]), found.index, dtype=object).unstack()
+    """`against` with a row for each method but `other`, a column for each score; a star where p is below .05."""
+    stars = found["p"].lt(1 - CONFIDENCE).map({True: "*", False: " "})
+    cells = _cells(found[["difference", "low", "high"]]) + stars.to_numpy(dtype=object)
+    cells = pd.Series(cells, found.index, dtype=object).unstack()
     methods = sorted(cells.index.drop(other, errors="ignore"), key=rank)
     return cells.loc[methods, found.index.unique("score")]
 
 
-def _cells(bands: pd.DataFrame) -> list[str]:
-    return [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in bands.to_numpy()]
+def _cells(bands: pd.DataFrame) -> np.ndarray:
+    cells = [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in bands.to_numpy()]
+    return np.array(cells, dtype=object)

@@ -25,7 +25,6 @@ LEVERS = {
     "divergence": "another divergence, same strength",
     "matched": "another divergence, same Pass@1",
 }
-DIRECTIONS = ("rkl", "rkl-k3", "dph-f", "dph-js")  # methods whose penalties differ in their divergence
 GUESSES = "guesses alone"
 _STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 
@@ -138,26 +137,28 @@ def bandit_points(
 
 
 def run_points(scores: pd.DataFrame) -> pd.DataFrame:
-    """The fronts of `DIRECTIONS` in the sweep on test problems in the form of `bandit_points`, means over seeds.
+    """The swept methods that differ in their divergence and in nothing else, on test problems in the form of `bandit_points`.
 
-    Strengths are multiplied by the curvature f''(1), so that equal ones hold small steps equally hard.
+    They rehearse the same stored answers. Means over seeds; strengths are multiplied by the curvature f''(1), so that equal
+    ones hold small steps equally hard.
     """
     rows = (
         scores.xs("test", level="split").groupby(["domain", "method", "strength"], observed=True).mean().reset_index()
     )
-    rows = rows[rows["method"].isin(DIRECTIONS)].astype({"domain": str, "method": str})
-    kinds = {name: METHODS[name].divergence for name in DIRECTIONS}
-    curvature = {name: divergences.get(kind).curvature if kind else 1.0 for name, kind in kinds.items()}
-    strength = (rows["strength"] * rows["method"].map(curvature)).round(4)
-    return rows.rename(columns={"domain": "group"}).assign(world=0, strength=strength)
+    rows = rows.rename(columns={"domain": "group"}).astype({"group": str, "method": str})
+    swept = rows.groupby("method")["strength"].transform("nunique") > 1
+    rows = rows[swept & rows["method"].isin([name for name in METHODS if METHODS[name].penalty == "rehearsal_f"])]
+    curvature = rows["method"].map(lambda name: divergences.get(METHODS[name].divergence).curvature)
+    return rows.assign(world=0, strength=(rows["strength"] * curvature).round(4))
 
 
 def levers(points: pd.DataFrame, score: str = "Pass@64") -> pd.DataFrame:
     """How far a score moves when one thing is changed: rows groups of worlds, whose mean it is, columns the keys of `LEVERS`.
 
     strength: the range along one method's strengths, mean over methods. divergence: the range over methods at one strength,
-    mean over strengths that all have. matched: the range over methods at one Pass@1, each method's points joined by straight
-    lines, mean over the Pass@1 that all reach; NaN if there is none. A range is never below 0: noise alone makes some.
+    mean over strengths that all have. matched: the range over methods at one Pass@1, between their fronts
+    (`conclusions.front`), mean over the Pass@1 that all reach; NaN if there is none. A range is never below 0: noise alone
+    makes some.
 
     Args:
         points: table with group, world, method, strength, Pass@1 and the score.
@@ -166,9 +167,12 @@ def levers(points: pd.DataFrame, score: str = "Pass@64") -> pd.DataFrame:
     rows = {}
     for world, part in points.groupby(["group", "world"], sort=False):
         grid = part.pivot(index="strength", columns="method", values=score)
-        fronts = [some[["Pass@1", score]].sort_values("Pass@1").to_numpy().T for _, some in part.groupby("method")]
-        low, high = max(front[0, 0] for front in fronts), min(front[0, -1] for front in fronts)
-        lines = [np.interp(np.linspace(low, high, 21), *front) for front in fronts]
+        fronts = [
+            conclusions.front(*some[["strength", "Pass@1", score]].to_numpy().T) for _, some in part.groupby("method")
+        ]
+        low, high = max(one.min() for one, _ in fronts), min(one.max() for one, _ in fronts)
+        at = np.linspace(low, high, 21)
+        lines = [np.interp(at, one[one.argsort()], many[one.argsort()]) for one, many in fronts]
         matched = np.ptp(lines, axis=0).mean() if low <= high else np.nan
         spreads = np.ptp(grid, axis=0).mean(), np.ptp(grid.dropna(), axis=1).mean(), matched
         rows[world] = dict(zip(LEVERS, spreads, strict=True))

@@ -206,7 +206,7 @@ def own_run(
     """One more run of any method, a registered divergence's too, trained and evaluated as the sweep's trials are.
 
     Training problems, settings, seeds and held-out problems are `run_trial`'s, so that the rows may be compared with those
-    of the sweep, problem by problem (`conclusions.beside`).
+    of the sweep, problem by problem (`conclusions.comparable`).
 
     Args:
         method: a name of `METHODS` or of `VARIANTS`.

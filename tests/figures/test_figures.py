@@ -180,7 +180,7 @@ def test_front_shows_what_is_asked_for_and_says_where_there_is_nothing(scores):
 
 def test_matched_differences_tell_clear_ones_from_others():
     table = pd.DataFrame({"domain": "toy", "first": list("abc"), "second": "z", "difference": [0.1, 0.01, np.nan]})
-    table = table.assign(low=[0.05, -0.02, np.nan], high=[0.15, 0.05, np.nan], from_=0.3, to=0.4)
+    table = table.assign(low=[0.05, -0.02, np.nan], high=[0.15, 0.05, np.nan], p=[0.01, 0.3, np.nan], from_=0.3, to=0.4)
     clear, unclear = figures.matched_differences(table).data
     assert list(clear.y) == ["toy: a − z"] and list(clear.x) == [0.1]
     assert clear.error_x.array[0] == pytest.approx(0.05) and clear.error_x.arrayminus[0] == pytest.approx(0.05)

@@ -138,6 +138,7 @@ def test_bandit_points_are_the_ends_of_flows_at_equal_curvature():
 def test_run_points_are_at_equal_curvature(scores):
     table = debate.run_points(scores)
     countdown = table[table["group"] == "countdown"]
+    assert set(countdown["method"]) == {"dph-f", "dph-js"}  # the divergence alone is unlike
     assert countdown.groupby("method")["strength"].apply(list).map(tuple).nunique() == 1  # JS's strengths were doubled
     assert set(countdown["strength"]) == set(frontier.CURVATURES)
 
@@ -246,9 +247,9 @@ def test_the_capstone_from_a_formula_to_a_place_on_the_front(registry, shipped, 
     tables = [frontier.own_run("dph-mine", s, tmp_path, **where) for s in (None, 0.5)]
     placed = pd.concat(tables)
     assert set(placed["strength"]) == {round(1 / mine.curvature, 2), 0.5} and len(placed) == 2 * 2 * 6
-    together = conclusions.beside(shipped, placed)
+    together = conclusions.comparable(shipped, placed)
     assert together.groupby(["method", "strength", "seed"], dropna=False).size().nunique() == 1  # the same problems
-    figure = figures.placed(conclusions.run_scores(together), "dph-mine")
+    figure = figures.own_front(conclusions.run_scores(together), "dph-mine")
     names = {trace.name for trace in figure.data}
     assert {"dph-mine", "base", "grpo", "dph-f", "rkl"} <= names and not any("+" in name for name in names if name)
     assert sum("yours" in note.text for note in figure.layout.annotations) == 2
@@ -257,7 +258,7 @@ def test_the_capstone_from_a_formula_to_a_place_on_the_front(registry, shipped, 
 
 
 def test_figures_name_a_widget_table_that_experiments_can_make(shipped, scores):
-    test = shipped[(shipped["split"] == "test") & (shipped["domain"] == "countdown")].merge(conclusions.chosen(scores))
+    test = shipped[(shipped["split"] == "test") & (shipped["domain"] == "countdown")].merge(conclusions.choice(scores))
     families = experiments.by_family(test[test["method"].isin(["base", "grpo"])])
     curves = debate.guessing_curves(families["cd3"], "grpo", 0.1).set_index(["model", "measure", "x"])["y"]
     assert curves["guesses alone", "Pass@k", 1] < 0.15 < 0.9 < curves["guesses alone", "Pass@k", 64]

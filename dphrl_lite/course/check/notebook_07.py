@@ -108,7 +108,7 @@ def break_even(given):
     reference = costs.flops("rkl", 1.0, batch)["reference"]
     at = reference / costs.flops("dph-js", 1.0, costs.Batch(rehearsed=1))["rehearsal"]
     if abs(value - at) <= 1:
-        return "Below it DPH-JS does less work than reverse KL, above it more. The release's 256 to 512 lie below."
+        return "Below it DPH-JS does less work than reverse KL, above it more. The release's 256 lie below."
     typical = {
         fresh: "Reading a token costs 2N, training on one 6N: they are not worth the same.",
         fresh * train / read: "The other way round: a rehearsed token costs more than one that the reference reads.",

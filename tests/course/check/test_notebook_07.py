@@ -73,7 +73,7 @@ WRONG = [
     ("07-5", 2048, "not worth the same"),
     ("07-5", 6144, "The other way round"),
     ("07-5", 128 / 3, "Those are problems"),
-    ("07-5", 384, "the default"),
+    ("07-5", 256, "the default"),
     ("07-5", 512, "at 6N"),
     ("07-5", 1000, "equal to that of rehearsal"),
 ]
