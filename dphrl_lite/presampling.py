@@ -141,7 +141,7 @@ def writable(out: str | Path) -> Path:
     """The folder `out`, `~` written out. Raises `OSError` where no file can be made in it: found before hours are spent."""
     folder = Path(out).expanduser()
     place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK):
+    if place.is_dir() and not os.access(place, os.W_OK):  # of a file, `claim` says what it is
         raise OSError(
             f"cannot write to {str(folder)!r}: {str(place)!r} is no folder that you may write to; choose another `out`"
         )

@@ -106,7 +106,7 @@ class Data:
         columns = self.columns
         if columns:
             named = [name for name in columns if "=" not in name]
-            if len(named) > 1:
+            if len(named) > 1 or (len(columns) > 1 and set(named) - MAPPINGS.keys()):
                 raise ValueError(
                     f"columns {columns} must be one mapping's name, pairs such as prompt=question, or both"
                 )
