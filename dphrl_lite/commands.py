@@ -206,7 +206,7 @@ class Evaluate:
             print(f"this share is in {folder}; the one that ends last prints the tables")
             return
         report = reports.report(table, self.evaluate, base)
-        checkpoint.write_whole(folder / "report.md", lambda path: path.write_text(report))
+        checkpoint.write_whole(folder / "report.md", lambda path: path.write_text(report, encoding="utf-8"))
         print(f"{folder}: {report}")
         if self.policy:
             from dphrl_lite.study import export

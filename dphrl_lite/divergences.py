@@ -311,15 +311,31 @@ def register(divergence: Divergence) -> Divergence:
         )
     if f.abs().max() < 1e-9:
         raise ValueError(f"f of {divergence.name!r} is 0 everywhere (up to a multiple of u - 1), so it holds nothing")
-    slopes = f.diff() / u.diff()
-    bend = slopes.diff() / slopes.abs().clamp(min=1e-3)[1:]
-    if (bend < -1e-6).any():
-        at = u[1:-1][bend < -1e-6][0].item()
-        raise ValueError(
-            f"f of {divergence.name!r} is not convex in u: its slope falls near u = {at:.3g}. Use a convex f"
-        )
+    _check_far(divergence)
     _REGISTRY[divergence.name] = divergence
     return divergence
+
+
+def _check_far(divergence: Divergence):
+    """Raise `ValueError` unless, for log u from -60 to 40, f is elementwise, of one dtype, finite, and its slope in u rises."""
+    log_u = torch.linspace(-60, 40, 2001, dtype=torch.float64)
+    f, name = divergence.f(log_u), divergence.name
+    if f.shape != log_u.shape or not torch.allclose(divergence.f(log_u[700:900]), f[700:900], rtol=1e-9):
+        raise ValueError(f"f of {name!r} is not elementwise: f of a tensor must hold f of each of its numbers")
+    if divergence.f(log_u.float()).dtype != torch.float32:
+        raise ValueError(f"f of {name!r} gives another dtype than it is given; compute with the tensor, without NumPy")
+    if not torch.isfinite(f).all():
+        raise ValueError(
+            f"f of {name!r} is not finite at log u = {log_u[~torch.isfinite(f)][0]:g}; expected finite from -60 to 40"
+        )
+    slopes = divergence.force(log_u) / log_u.exp()
+    rounding = 1e-13 * (1 + f.abs()) / log_u.exp()  # what float64 leaves of a slope in u where u is small
+    falls = slopes.diff() < -(1e-6 * slopes.abs().clamp(min=1e-3) + rounding)[1:]
+    if not torch.isfinite(slopes).all() or falls.any():
+        at = log_u[1:][falls | ~torch.isfinite(slopes[1:])][:1].exp().tolist()
+        raise ValueError(
+            f"f of {name!r} is not convex in u: its slope falls near u = {at[0] if at else 0:.3g}. Use a convex f"
+        )
 
 
 _BUILT_IN = frozenset(names())

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -95,16 +96,22 @@ class Policy:
     @property
     def pad_id(self) -> int:
         """The id that fills padding; masks, not this id, say what padding is."""
-        pad_id = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if pad_id is None else pad_id
+        ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return next(token_id for token_id in ids if token_id is not None)
 
     @property
     def eos_ids(self) -> frozenset[int]:
-        """The ids that end a completion: the tokenizer's, and all of the model's, as chat models often have several."""
+        """The ids that end a completion: the tokenizer's, all of the model's, as chat models often have several, and the one
+        that the chat template ends a turn with, which a base model's configuration may not name."""
         configs = (getattr(self.model, name, None) for name in ("generation_config", "config"))
-        eos = next((c.eos_token_id for c in configs if getattr(c, "eos_token_id", None) is not None), [])
-        ids = eos if isinstance(eos, list) else [eos]
-        return frozenset(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None)
+        found = next((c.eos_token_id for c in configs if getattr(c, "eos_token_id", None) is not None), [])
+        ids = found if isinstance(found, list) else [found]
+        ids = (
+            *ids,
+            self.tokenizer.eos_token_id,
+            _end_of_turn(self.tokenizer, getattr(self.tokenizer, "chat_template", None)),
+        )
+        return frozenset(i for i in ids if i is not None)
 
     @property
     def quantised(self) -> bool:
@@ -112,11 +119,21 @@ class Policy:
         return getattr(getattr(self.model, "config", None), "quantization_config", None) is not None
 
     def render(self, prompt: str) -> str:
-        """The exact text the model sees: the chat template applied where the tokenizer has one, else the prompt."""
+        """The exact text the model sees: the chat template applied where the tokenizer has one, else the prompt.
+
+        Raises:
+            ValueError: the template refuses a user's message alone.
+        """
         if getattr(self.tokenizer, "chat_template", None) is None:
             return prompt
         messages = [{"role": "user", "content": prompt}]
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # jinja2's, or what a template's own code raises
+            raise ValueError(
+                f"the chat template of {self.name!r} refuses a prompt: {str(error)[:200]}; expected one that takes a single "
+                "user's message: set `policy.tokenizer.chat_template` to such a one, or to None to send prompts as they are"
+            ) from error
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a problem's prompt. Raises `ValueError` where the tokenizer does not know a word of it."""
@@ -126,7 +143,12 @@ class Policy:
         """Token ids of what `render` gave, today or on another day: some chat templates write the date. Raises as `encode`."""
         has_template = getattr(self.tokenizer, "chat_template", None) is not None
         ids = self.tokenizer(rendered, add_special_tokens=not has_template)["input_ids"]
-        unk = self.tokenizer.unk_token_id
+        of, eos = self.tokenizer, self.tokenizer.eos_token_id
+        if ids and ids[-1] == eos and not rendered.endswith(of.eos_token):  # of tokenizers that close what they encode
+            ids = ids[:-1]
+        unk = (
+            None if of.unk_token_id in (of.bos_token_id, eos, of.pad_token_id) else of.unk_token_id
+        )  # OPT: all are </s>
         if len(ids) == 0 or (unk is not None and unk in ids):
             raise ValueError(
                 f"the tokenizer of {self.name!r} cannot write this prompt: {rendered[:80]!r}. The tiny model knows only the "
@@ -314,6 +336,22 @@ def tokenizer(profile: Profile):
 
     with _explained(profile):
         return AutoTokenizer.from_pretrained(profile.source)
+
+
+@lru_cache(maxsize=8)
+def _end_of_turn(tokenizer, template: str | None) -> int | None:
+    """The special token that `template` writes behind what an assistant said, or None."""
+    if template is None:
+        return None
+    said = "an answer"
+    messages = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": said}]
+    try:
+        after = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(said)[2].lstrip()
+    except Exception:  # `render` says what is wrong with a template
+        return None
+    special = {*tokenizer.all_special_tokens, *(str(t) for t in tokenizer.added_tokens_decoder.values() if t.special)}
+    found = [token for token in special if token and after.startswith(token)]
+    return tokenizer.convert_tokens_to_ids(max(found, key=len)) if found else None
 
 
 @contextmanager

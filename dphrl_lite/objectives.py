@@ -85,10 +85,15 @@ class _Methods(Mapping):
         if divergence not in divergences.names():
             raise unknown("method", name, list(self))
         curvature = divergences.get(divergence).curvature
-        strength = 1 / curvature if 0 < curvature < float("inf") else 1.0
+        strength = (
+            1 / curvature if 0 < curvature < float("inf") else math.nan
+        )  # `TrainConfig` says that one must be given
         label = "alpha" if divergence == "alpha" else divergences.get(divergence).label
         summary = f"rehearsal of D_pef with f(u), {label}"
-        settings = {"penalty": "rehearsal_f", "divergence": divergence, "strength": float(f"{strength:.3g}")}
+        rounded = (
+            float(f"{strength:.3g}") if math.isfinite(strength) else math.nan
+        )  # one object, equal to itself in tuples
+        settings = {"penalty": "rehearsal_f", "divergence": divergence, "strength": rounded}
         return Method(name, "exploration", summary, **settings)
 
     def __iter__(self) -> Iterator[str]:

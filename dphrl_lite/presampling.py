@@ -7,6 +7,7 @@ the completion, so in stage one the reference's: the `logp` stored here is the l
 How a folder of rollouts survives a kill is `engine.shards`'s, what one costs `scale.costs`'s. Knows nothing of losses.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from dphrl_lite.engine.shards import read_manifest as read_manifest
 from dphrl_lite.errors import lookup
 from dphrl_lite.models import settle_threads
 from dphrl_lite.passk import whole_numbers
-from dphrl_lite.sampling import Completion, check_settings, generate
+from dphrl_lite.sampling import Completion, check_context, check_settings, generate
 from dphrl_lite.tasks import Problem, Task
 
 COLUMNS = ["problem_id", "prompt", "sample", "completion", "token_ids", "logp", "logp_sampling", "correct"]
@@ -108,13 +109,14 @@ def _claim(out, policy, task: Task, problems, config: PresampleConfig, shard) ->
             raise ValueError(f"{name} must be at least 1; got {getattr(config, name)}")
     if shard is not None and (out is None or not 0 <= shard[0] < shard[1]):
         raise ValueError(f"shard (i, n) needs a folder `out` and 0 <= i < n; got {shard} and out={out}")
-    for problem in problems:
-        policy.encode(problem.prompt)  # refuses what the tokenizer cannot write
+    lengths = [len(policy.encode(problem.prompt)) for problem in problems]  # refuses what the tokenizer cannot write
+    check_context(policy, max(lengths), longest)
     first, step = shard or (0, 1)
     share = (p for i, p in enumerate(problems) if i // config.problems_per_shard % step == first)
-    task.verify_all((p, "") for p in share)  # raises where the answer itself is broken, such as a gold query that fails
+    check_answers(task, list(share))
     if out is None:
         return None
+    out = writable(out)
     identity = {"kind": "presampling", "model": policy.name} | task.identity() | asdict(config)
     identity |= {"max_new_tokens": longest, "problem_count": len(problems), "versions": versions()}
     identity |= {"weights": weights_digest(policy.model), "tokenizer": tokenizer_digest(policy.tokenizer)}
@@ -122,6 +124,28 @@ def _claim(out, policy, task: Task, problems, config: PresampleConfig, shard) ->
         identity |= policy.sampler.identity()
     prompts = digest([policy.render(p.prompt) for p in problems])  # some chat templates write the date of the day
     return claim(out, identity | {"problems": digest([asdict(p) for p in problems]), "prompts": prompts})
+
+
+def check_answers(task: Task, problems: Sequence[Problem]):
+    """Raise `ValueError` where an answer's own verifier refuses it, such as a gold query that fails or takes too long."""
+    refused = task.objections(problems)
+    if refused:
+        name, why = next(iter(refused.items()))
+        raise ValueError(
+            f"{len(refused)} of {len(problems)} problems have answers that their verifier cannot use, the first is problem "
+            f"{name!r}: {why[:300]}; correct or drop them (in a recipe: skip_broken: true)"
+        )
+
+
+def writable(out: str | Path) -> Path:
+    """The folder `out`, `~` written out. Raises `OSError` where no file can be made in it: found before hours are spent."""
+    folder = Path(out).expanduser()
+    place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if place.is_dir() and not os.access(place, os.W_OK):  # of a file, `claim` says what it is
+        raise OSError(
+            f"cannot write to {str(folder)!r}: {str(place)!r} is no folder that you may write to; choose another `out`"
+        )
+    return folder
 
 
 def check_problems(problems: Sequence[Problem]):

@@ -30,6 +30,19 @@ class Completion:
     logp_sampling: list[float]
 
 
+def check_context(policy, prompt_tokens: int, max_new_tokens: int):
+    """Raise `ValueError` where the longest prompt and the new tokens are more positions than the model was made for."""
+    config = getattr(policy.model, "config", None)
+    context = getattr(config, "max_position_embeddings", None)
+    if isinstance(context, int) and prompt_tokens + max_new_tokens > context > 0:
+        raise ValueError(
+            f"{prompt_tokens} tokens of the longest prompt and {max_new_tokens} new ones are {prompt_tokens + max_new_tokens}, "
+            f"more than the {context} positions of {policy.name!r}: lower max_new_tokens or leave out long prompts. A model "
+            "with rotary positions computes beyond, at a loss of quality: ask for it by raising "
+            "policy.model.config.max_position_embeddings"
+        )
+
+
 @torch.no_grad()
 def generate(
     policy,
@@ -67,7 +80,7 @@ def generate(
         For each prompt its list of `Completion`.
 
     Raises:
-        ValueError: settings out of range.
+        ValueError: settings out of range, or prompts and new tokens that are more than the model's context.
         NotImplementedError: the model keeps a state that cannot be shared by completions (as linear attention does), or
             cannot be captured though asked to.
         FloatingPointError: the model's logits are not numbers, as after an update that was too large.
@@ -80,6 +93,7 @@ def generate(
     check_settings(samples, max_new_tokens, temperature, top_p, training_temperature)
     if len(seeds) != len(prompts):
         raise ValueError(f"generate needs one seed per prompt; got {len(seeds)} seeds for {len(prompts)} prompts")
+    check_context(policy, max(map(len, prompts), default=0), max_new_tokens)
     rows = max_rows or rows_at_once(policy.model, max(map(len, prompts), default=0) + max_new_tokens)
     drawer = _Drawer(temperature, top_p, training_temperature)
     start = partial(decoding.start, policy, captured=captured)

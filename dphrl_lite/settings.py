@@ -23,6 +23,7 @@ from dphrl_lite.evaluation import EvaluateConfig, ProblemSet
 from dphrl_lite.objectives import METHODS
 from dphrl_lite.presampling import PartitionConfig, PresampleConfig
 from dphrl_lite.tasks import Problem, Task
+from dphrl_lite.tasks.problems import MAPPINGS
 from dphrl_lite.training import TrainConfig
 
 
@@ -105,10 +106,13 @@ class Data:
     def _source(self, source: str) -> list[Problem]:
         columns = self.columns
         if columns:
-            named = len(columns) == 1 and "=" not in columns[0]
-            if not named and not all("=" in pair for pair in columns):
-                raise ValueError(f"columns {columns} must be one mapping's name, or pairs such as prompt=question")
-            columns = columns[0] if named else dict(pair.split("=", 1) for pair in columns)
+            named = [name for name in columns if "=" not in name]
+            if len(named) > 1 or (len(columns) > 1 and set(named) - MAPPINGS.keys()):
+                raise ValueError(
+                    f"columns {columns} must be one mapping's name, pairs such as prompt=question, or both"
+                )
+            mapping = lookup(MAPPINGS, "column mapping", named[0]) if named else {}
+            columns = mapping | dict(pair.split("=", 1) for pair in columns if "=" in pair)
         settings = {"split": self.split, "columns": columns, "databases": self.databases}
         return tasks.load_problems(source, limit=self.limit, skip_unanswered=self.skip_broken, **settings)
 
@@ -121,6 +125,9 @@ class Recipe(Data):
     nf4: bool = False  # hold the weights in 4 bits and train a LoRA adapter
     out: str = "runs/recipe"  # folder for everything this recipe makes
     strengths: list[str] | None = None  # eta or beta by method, as in dph-js=0.2: taken where `strength` is not given
+
+    def __post_init__(self):
+        object.__setattr__(self, "out", str(Path(self.out).expanduser()))  # `~` of a recipe, which no shell expands
 
     @property
     def presampling(self) -> Path:

@@ -30,10 +30,11 @@ What is not the method is called here and stands in `engine`: several processes 
 """
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,6 +116,11 @@ class TrainConfig:
             raise ValueError(
                 f"advantage_k = {self.advantage_k} with samples = {self.samples} compares nothing: it must be below samples, so "
                 "that there are several groups of k completions; lower advantage_k or raise samples"
+            )
+        if self.strength is None and math.isnan(METHODS[self.method].strength):
+            raise ValueError(
+                f"{self.method!r} has no default strength: equal curvature needs 1 / f''(1), and that of its f is 0 or infinite "
+                "(a flat place or a kink at u = 1); set `strength` yourself"
             )
         if self.penalty_target is not None and (METHODS[self.method].penalty == "none" or self.strength == 0):
             raise ValueError(
@@ -208,6 +214,7 @@ class ReferenceSample:
     prompt: list[int]
     token_ids: list[int]
     logp_ref: list[float]
+    logp_sampling: list[float] = field(default_factory=list)  # under the distribution that it was drawn from
 
 
 class Minibatch(NamedTuple):
@@ -222,9 +229,10 @@ def rehearsal_samples(policy: Policy, problems: dict[str, Problem], rehearsal: p
     """The rehearsal buffer. A table's `logp` is the writer's, and the reference wrote this one: it is logp_ref."""
     if "prompt" not in rehearsal:  # otherwise it holds what the reference saw
         rehearsal = rehearsal.assign(prompt=[policy.render(problems[i].prompt) for i in rehearsal["problem_id"]])
-    columns = (rehearsal[name] for name in ("prompt", "token_ids", "logp"))
+    columns = (rehearsal[name] for name in ("prompt", "token_ids", "logp", "logp_sampling"))
     return [
-        ReferenceSample(policy.tokenize(p), ids.tolist(), logp.tolist()) for p, ids, logp in zip(*columns, strict=True)
+        ReferenceSample(policy.tokenize(p), ids.tolist(), logp.tolist(), drawn.tolist())
+        for p, ids, logp, drawn in zip(*columns, strict=True)
     ]
 
 
@@ -436,12 +444,12 @@ class _Trainer:
 
     # ---- whose log-probs: the policy's, pi_old's, the reference's ------------------------------------------------
 
-    def _forward(self, samples: Sequence, everywhere: bool = False) -> Iterator[MicroBatch]:
+    def _forward(self, samples: Sequence, everywhere: bool = False, **changes) -> Iterator[MicroBatch]:
         """Micro-batches with the policy's log-probs as of now: this process's share, or all of them `everywhere`."""
         config, policy = self.config, self.policy
         tokens = batches.microbatch_tokens(config.microbatch_tokens, len(policy.tokenizer))
         settings = {"pad_id": policy.pad_id, "device": policy.device, "temperature": config.temperature}
-        settings["processes"] = None if everywhere else self.processes
+        settings |= {"processes": None if everywhere else self.processes} | changes
         return batches.forward(policy.model, samples, tokens, **settings)
 
     def _logp_ref(self, part: MicroBatch) -> torch.Tensor:
@@ -462,9 +470,17 @@ class _Trainer:
         """The rehearsal buffer, once it is sure that this policy wrote it: with logp_ref as it was stored, or computed again
         where low precision rounds, or where it is that of another temperature."""
         valid, probe = self.config.temperature == 1, samples[:: max(1, len(samples) // 256)]
-        if probe and valid:
-            differences = batches.differences(self._forward(probe, everywhere=True), "logp_ref")
-            valid = precision.logps_agree(differences, self.policy.model, "the rehearsal samples")
+        if probe:  # at the temperature of what is stored: other weights show whatever this run's own is
+            differences = batches.differences(self._forward(probe, everywhere=True, temperature=1.0), "logp_ref")
+            valid = precision.logps_agree(differences, self.policy.model, "the rehearsal samples") and valid
+        if probe and self.config.temperature != 1 and not self.config.allow_mismatch:
+            differences = batches.differences(self._forward(probe, everywhere=True), "logp_sampling")
+            if torch.cat(differences).mean() > precision.ROUNDED:
+                raise ValueError(
+                    _BIASED.format(
+                        f"the stored samples were not drawn at the training's temperature {self.config.temperature:g}"
+                    )
+                )
         return samples if valid else batches.with_logps(samples, self._forward(samples, everywhere=True), "logp_ref")
 
     @torch.no_grad()
@@ -514,19 +530,24 @@ def explored_ids(method: Method, parts: Partition) -> list:
     return [*parts.explored, *(parts.perfect if method.on_policy == "all" else ())]
 
 
+_BIASED = (
+    "{}, which biases u = policy/reference. Pre-sample and train at one temperature, best 1, with top_p 1, or pass "
+    "allow_mismatch=True"
+)
+
+
 def _check_distribution(rehearsal: pd.DataFrame, temperature: float):
-    """u = policy/reference is unbiased only on samples of the training distribution itself (method, section 3)."""
+    """u = policy/reference is unbiased only on samples of the training distribution itself (method, section 3). Whether samples
+    that were drawn at another temperature than 1 are those of the training's, only the model can tell: `_check_rehearsal`."""
     pairs = zip(rehearsal["logp"], rehearsal["logp_sampling"], strict=True)
     differ = np.mean([not np.allclose(a, b, atol=1e-4) for a, b in pairs])
-    reasons = []
-    if differ > 0:
-        reasons.append(f"{differ:.0%} of the rehearsal samples were drawn with another temperature or top-p than 1")
-    if temperature != 1:
-        reasons.append(f"training is at temperature {temperature:g}, the stored samples were drawn at 1")
-    if reasons:
+    if temperature == 1 and differ > 0:
         raise ValueError(
-            f"{' and '.join(reasons)}, which biases u = policy/reference. Pre-sample with temperature 1 and top_p 1 and "
-            "train at 1, or pass allow_mismatch=True"
+            _BIASED.format(f"{differ:.0%} of the rehearsal samples were drawn with another temperature or top-p than 1")
+        )
+    if temperature != 1 and differ == 0:
+        raise ValueError(
+            _BIASED.format(f"training is at temperature {temperature:g}, the stored samples were drawn at 1")
         )
 
 

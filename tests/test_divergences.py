@@ -277,3 +277,46 @@ def test_built_in_names_are_kept(registry):
     for name in ("", "two words", 3):
         with pytest.raises(ValueError, match="name of letters"):
             registry(Divergence(name=name, f=lambda d: -d))
+
+
+@pytest.mark.parametrize(
+    ("f", "message"),
+    [
+        (lambda d: torch.where(d < -20, (d + 20) ** 2 * torch.exp(d), 0 * d) + (torch.exp(d) - 1) ** 2 - 2 * torch.relu(d - 5) ** 2 * torch.exp(d), "convex"),  # noqa: E501
+        (lambda d: torch.exp(d) - 1 - d - 0.9 * torch.relu(d - 10) * torch.exp(d), "convex"),
+        (lambda d: (d * torch.exp(d) - torch.exp(d) + 1) + 0 * d.mean() + (d - d.mean()) * 0 + d.max() * 1e-3 * (torch.exp(d) - 1), "elementwise"),  # noqa: E501
+        (lambda d: torch.exp(d) - 1 - d + (d - d.mean()).abs().max() * 1e-3 * (torch.exp(d) - 1) ** 2, "elementwise"),
+        (lambda d: torch.exp(d) - 1 - d + torch.where(d > 30, float("inf"), 0.0).to(d), "finite"),
+    ],
+)  # fmt: skip
+def test_register_checks_f_where_training_goes(f, message):
+    with pytest.raises(ValueError, match=message):
+        divergences.register(divergences.Divergence(name="mine", f=f))
+    assert "mine" not in divergences.names()
+
+
+def test_a_registered_f_keeps_the_dtype_it_is_given():
+    double = divergences.Divergence(name="mine", f=lambda d: (torch.exp(d) - 1 - d).double())
+    assert double.f(torch.zeros(3)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "forward_kl",
+        "reverse_kl",
+        "js",
+        "alpha",
+        "hellinger",
+        "total_variation",
+        "pearson_chi2",
+        "neyman_chi2",
+        "jeffreys",
+    ],
+)
+def test_register_accepts_what_is_built_in_under_another_name(name):
+    built_in = divergences.get(name)
+    try:
+        divergences.register(divergences.Divergence(name="again", f=built_in.f))
+    finally:
+        divergences._REGISTRY.pop("again", None)

@@ -23,6 +23,7 @@ from dphrl_lite.objectives import (
     reference_penalty,
     rehearsal_loss,
 )
+from dphrl_lite.training import TrainConfig
 
 # The table of the method, section 5, typed off by hand: on-policy data, clip, penalty, divergence.
 TABLE = {
@@ -84,7 +85,10 @@ def test_dph_strengths_are_of_equal_curvature(divergence):
 
 
 def test_a_kink_has_no_curvature_to_divide_by():
-    assert METHODS["dph-total_variation"].strength == 1
+    assert math.isnan(METHODS["dph-total_variation"].strength)
+    with pytest.raises(ValueError, match="no default strength"):
+        TrainConfig("dph-total_variation")
+    assert TrainConfig("dph-total_variation", strength=0.5).strength == 0.5
 
 
 def test_a_registered_divergence_is_a_method_at_once(registry):

@@ -1026,3 +1026,25 @@ def no_model(deepcopy):
         return deepcopy(x, *rest)
 
     return checked
+
+
+def test_rehearsal_drawn_at_the_training_temperature_is_not_called_biased(train, tiny, countdown, few_problems, parts):
+    settings = {"samples": 8, "max_new_tokens": 16, "progress": False}
+    for drawn in (0.7, 1.3):
+        rollouts = presampling.sample(tiny, countdown, few_problems, temperature=drawn, **settings)
+        mixed = dataclasses.replace(parts, rehearsal=rollouts[rollouts["correct"]])
+        assert len(mixed.rehearsal)
+        if drawn == 0.7:
+            assert len(train(parts=mixed, temperature=0.7, steps=1).log) == 1
+        else:
+            with pytest.raises(ValueError, match=r"not drawn at the training's temperature 0\.7"):
+                train(parts=mixed, temperature=0.7, steps=1)
+
+
+def test_foreign_weights_are_refused_at_any_temperature(train, tiny, parts):
+    other = tiny.copy()
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(ValueError, match="did not write the rehearsal samples"):
+        train(policy=other, temperature=0.7, allow_mismatch=True, steps=1)

@@ -58,10 +58,17 @@ class Shape:
     def of(cls, model: nn.Module) -> "Shape":
         """Of a model, which may be on the meta device."""
         config, head = model.config.get_text_config(), model.get_output_embeddings()
-        heads = config.num_attention_heads
+        heads = getattr(config, "num_attention_heads", None)
+        if not heads or not getattr(config, "hidden_size", None) or not getattr(config, "num_hidden_layers", None):
+            raise ValueError(
+                f"the memory of a {type(model).__name__} cannot be reckoned: its configuration names no attention heads, width "
+                "and layers, as a transformer's does; take a transformer, or go on without a plan (--anyway)"
+            )
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         linear = [
-            (m.out_features, m.in_features) for m in model.modules() if isinstance(m, nn.Linear) and m is not head
+            tuple(m.weight.shape)[:: -1 if type(m).__name__ == "Conv1D" else 1]  # GPT-2's, whose weights are [in, out]
+            for m in model.modules()
+            if (isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D") and m is not head
         ]
         return cls(
             layers=config.num_hidden_layers,
@@ -187,7 +194,12 @@ def check(
     made = outline(name, nf4=nf4)
     prompt = max((p.prompt for p in problems), key=len)
     tokens = len(Policy(made.model, tokenizer(made.profile), name).encode(prompt))
-    table = plan(made, config, prompt_tokens=tokens, training=training)
+    try:
+        table = plan(made, config, prompt_tokens=tokens, training=training)
+    except ValueError as error:
+        if not anyway:
+            raise
+        return str(error)
     need, free = peak_gb(table), free_gb(made.device)
     text = _shown(table, free)
     if need.max() > free * (1 + ERROR) and not anyway:

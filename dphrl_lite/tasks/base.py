@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from dphrl_lite.tasks.completions import without_thoughts
 from dphrl_lite.tasks.worker import Workers
 
 
@@ -14,6 +15,9 @@ class Problem:
     prompt: str
     answer: str
     meta: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        object.__setattr__(self, "id", str(self.id))  # files of results hold ids of one type
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Task:
     def verify(self, problem: Problem, completion: str) -> Verdict:
         """Judge `completion` as an answer to `problem`.
 
-        Never raises on model output: whatever the completion holds, a `Verdict` comes back. A broken *problem* (no
+        What is thought aloud does not count (`completions.py`), and unfinished thinking is no answer. Never raises on
+        model output: whatever the completion holds, a `Verdict` comes back. A broken *problem* (no
         answer, an unknown database) is the data's fault and raises `ValueError` or `FileNotFoundError`.
         Threads may share a task; a copied, pickled or forked one works too.
         """
@@ -48,7 +53,10 @@ class Task:
                 f"problem {problem.id!r} has no answer, so nothing can be verified against it; "
                 f"a {self.name} problem needs one: fill in `answer` or drop the problem"
             )
-        return self.check(problem, "" if completion is None else str(completion))
+        said, unfinished = without_thoughts("" if completion is None else str(completion))
+        if unfinished and not said.strip():
+            return Verdict(False, None, "no answer: the thinking is unfinished")
+        return self.check(problem, said)
 
     def verify_all(self, pairs: Iterable[tuple[Problem, str]]) -> list[Verdict]:
         """`verify` of each (problem, completion), in order; a task with worker processes uses them all at once.
@@ -62,18 +70,33 @@ class Task:
         return [found[id(problem), completion] for problem, completion in pairs]
 
     def usable(self, problems: Iterable[Problem]) -> list[Problem]:
-        """Those of `problems` whose own answer can be verified against; for the others `verify` raises `ValueError`."""
+        """Those of `problems` to which there is no objection."""
+        problems = list(problems)
+        refused = self.objections(problems)
+        return [problem for problem in problems if problem.id not in refused]
 
-        def works(problem: Problem) -> bool:
-            try:
-                self.verify(problem, "")
-            except ValueError:
-                return False
-            return True
-
+    def objections(self, problems: Iterable[Problem]) -> dict[str, str]:
+        """The ids of problems whose own answer its verifier cannot use or refuses, or does not judge in time -> why."""
         problems = list(problems)
         run = self.workers.map if self.workers else map
-        return [problem for problem, keep in zip(problems, run(works, problems), strict=True) if keep]
+        found = zip(problems, run(self._objection, problems), strict=True)
+        return {problem.id: why for problem, why in found if why}
+
+    def _objection(self, problem: Problem) -> str | None:
+        try:
+            verdict = self.own_verdict(problem)
+        except ValueError as error:
+            return str(error)
+        return None if verdict is None or verdict.correct else f"its own answer is refused: {verdict.reason}"
+
+    def own_verdict(self, problem: Problem) -> Verdict | None:
+        """The verdict on the problem's own answer, or None where an answer is no completion (a target, say).
+
+        Raises:
+            ValueError: the answer cannot be used at all.
+        """
+        self.verify(problem, "")
+        return None
 
     def identity(self) -> dict:
         """The task's name, and the settings that decide a verdict: they tell one run from another in manifests."""

@@ -1,23 +1,14 @@
-r"""Mathematics with a checkable final answer: Math-Verify parses and compares, in a process that can be killed.
+r"""Mathematics with a checkable final answer: found, taken apart, parsed and compared in a process that can be killed.
 
-Here: the verdict, the time limit, and cheap guards in front of the parser: only the end of a long completion is read,
-and towers of powers, huge factorials and binomials in the answer are refused unparsed. Not here: answer extraction and
-equality themselves (Math-Verify and SymPy, called by `math_worker.py`), and data sets (`problems.py`).
+Here: the verdict and its limits. Not here: where the answer stands (`math_answers.py`), units and other things that
+Math-Verify drops (`math_readings.py`), parsing and equality (`math_worker.py`), and data sets (`problems.py`).
 """
 
-import math
-import re
-from itertools import accumulate
-
 from dphrl_lite.tasks.base import Problem, Task, Verdict
+from dphrl_lite.tasks.math_worker import MAX_GOLD
 from dphrl_lite.tasks.worker import WorkerError, Workers
 
 MAX_CHARACTERS = 20_000  # of a completion's end; the answer comes last
-MAX_EXPONENT = 100_000
-MAX_FACTORIAL = 10_000
-
-_TOWER = re.compile(r"(?<!\d)\d+(?:[ )}\]]{0,4}(?:\^|\*\*)[ {(\[]{0,4}\d+)+")
-_FACTORIAL = re.compile(r"(?<!\d)(\d+)[ )}\]]{0,4}!|\\[dt]?binom\{?(\d+)|![ )}\]]{1,4}!")
 
 
 class Math(Task):
@@ -30,7 +21,7 @@ class Math(Task):
     name = "math"
 
     def __init__(self, time_limit: float = 5.0, workers: int | None = None):
-        """`time_limit`: seconds for one verdict. `workers`: processes that `verify_all` uses (None: at most 4).
+        """`time_limit`: seconds of processor time for one verdict. `workers`: processes that `verify_all` uses (None: at most 4).
 
         Raises:
             ValueError: a limit or a number of processes that is not positive.
@@ -45,11 +36,18 @@ class Math(Task):
 
     def check(self, problem: Problem, completion: str) -> Verdict:
         """Compare the final answer in `completion` with the gold answer; `ValueError` if that cannot be parsed."""
-        text = completion[-MAX_CHARACTERS:]
-        if _is_bomb(text):
-            return Verdict(False, None, "refused: an answer with powers or factorials too large to write out")
+        return self._judge(problem, completion[-MAX_CHARACTERS:])
+
+    def own_verdict(self, problem: Problem) -> Verdict:
+        """The verdict on the gold answer itself, computed although both look the same: another form would have to be."""
+        gold = str(problem.answer)
+        return self._judge(
+            problem, gold if "\\boxed" in gold or len(gold) > MAX_GOLD else f"\\boxed{{{gold}}}", own=True
+        )
+
+    def _judge(self, problem: Problem, text: str, own: bool = False) -> Verdict:
         try:
-            found = self.workers.ask(self.time_limit, gold=str(problem.answer), text=text)
+            found = self.workers.ask(self.time_limit, gold=str(problem.answer), text=text, own=own)
         except WorkerError as error:
             return Verdict(False, None, str(error))
         if found.get("gold") is False:
@@ -64,38 +62,10 @@ def _verdict(found: dict, gold: str) -> Verdict:
     answer = found["answer"]
     if "error" in found:
         return Verdict(False, None, f"the answer cannot be parsed: {found['error']}")
-    if answer is None:
+    if answer is None and "reason" not in found:
         return Verdict(False, None, "no answer found in the completion")
     if found["correct"]:
         return Verdict(True, answer, "equal to the gold answer", gold.strip())
+    if "reason" in found:
+        return Verdict(False, answer, found["reason"])
     return Verdict(False, answer, f"{answer[:100]!r} is not equal to the gold answer {gold!r}")
-
-
-def _is_bomb(text: str) -> bool:
-    """Whether the part of `text` that is likely to be parsed holds a number too large to write out."""
-    boxed = text.rfind("\\boxed")
-    parts = [_box(text[boxed:]) if boxed >= 0 else text, *re.findall(r"(?i)final answer.{0,300}", text)]
-    return any(_is_tower(tower[0]) for part in parts for tower in _TOWER.finditer(part)) or any(
-        max(int(n[:9] or 0) for n in match) > MAX_FACTORIAL or not any(match)
-        for part in parts
-        for match in _FACTORIAL.findall(part)
-    )
-
-
-def _box(text: str) -> str:
-    """`text`, which starts with a box, up to the brace that closes it; what is said afterwards is no part of the answer."""
-    depths = accumulate({"{": 1, "}": -1}.get(character, 0) for character in text)
-    return text[: next((i for i, depth in enumerate(depths) if text[i] == "}" and depth <= 0), len(text))]
-
-
-def _is_tower(tower: str) -> bool:
-    """Whether the exponent of `a^b^c...` (b^c^...) is over `MAX_EXPONENT`."""
-    numbers = [int(digits[:9]) for digits in re.findall(r"\d+", tower)]
-    if min(numbers) <= 1:
-        return False
-    exponent = 1
-    for number in reversed(numbers[1:]):
-        if exponent * math.log(number) > math.log(MAX_EXPONENT):
-            return True
-        exponent = number**exponent
-    return False

@@ -18,10 +18,12 @@ from pathlib import Path
 
 from dphrl_lite.errors import lookup
 from dphrl_lite.tasks.base import Problem
+from dphrl_lite.tasks.math_answers import final_answers
 
 # a column's name, several of which the first present one counts, or a function of the row
 Column = str | tuple[str, ...] | Callable[[dict], object]
 
+MAX_MESSAGE = 480  # characters of an error, whose cause may be a whole file on one line
 _FIELDS = ("id", "prompt", "answer")
 _IDS = ("id", "ID", "question_id", "unique_id")
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -38,7 +40,8 @@ def _math_prompt(row: dict) -> str:
     return _boxed(_pick(row, ("problem", "question", "Problem")))
 
 
-def _boxed(question: str) -> str:
+def _boxed(question) -> str:
+    question = _messages(question)
     return question and f"{question}\n{BOXED}"
 
 
@@ -57,23 +60,48 @@ def _sql_prompt(row: dict) -> str:
     return "\n".join([*([row["schema"], ""] if row.get("schema") else []), *(f"-- {line}" for line in comments)])
 
 
+def _optional(name: str) -> Callable[[dict], object]:
+    return lambda row: row.get(name)
+
+
+def _solved(row: dict) -> str:
+    """The answer where the row has one, else what the solution's last box holds (MATH, Minerva)."""
+    answer = _pick(row, ("answer", "Answer", "final_answer", "ground_truth", "solution"))
+    boxes = final_answers(str(answer))[0] if "\\boxed" in str(answer) else []
+    return boxes[0] if boxes else answer if "solution" not in row or row["solution"] != answer else ""
+
+
 _MATH = {"prompt": _math_prompt, "answer": ("answer", "Answer")}
 _SQL = {"prompt": _sql_prompt, "db_id": "db_id", "question": "question"}
 
 MAPPINGS: dict[str, dict[str, Column]] = {
     "gsm8k": {**_MATH, "answer": _final_number},
-    "math500": {**_MATH, "subject": "subject", "level": "level"},
+    "math500": {**_MATH, "subject": _optional("subject"), "level": _optional("level")},
     "deepscaler": _MATH,
     "aime": _MATH,
     "amc": _MATH,
     "olympiadbench": {**_MATH, "answer": _all_answers, "subfield": lambda row: row.get("subfield")},
     "collegemath": _MATH,
+    "limr": {"prompt": lambda row: _boxed(_pick(row, ("prompt", "problem", "question"))), "answer": _solved},
+    "minerva": {**_MATH, "answer": _solved},
+    "verl": {  # messages as the prompt, which says itself how to answer
+        "prompt": "prompt",
+        "answer": "reward_model.ground_truth",
+        "data_source": _optional("data_source"),
+        "db_id": lambda row: row.get("db_id") or (row.get("extra_info") or {}).get("db_id"),
+    },
     "dapo": {"prompt": lambda row: _boxed(row["prompt"]), "answer": "solution"},
     "bird": {**_SQL, "answer": "SQL", "difficulty": lambda row: row.get("difficulty")},  # train.json has none
-    "spider": {**_SQL, "answer": ("gold_sql", "query")},
+    "spider": {**_SQL, "answer": ("gold_sql", "query", "sql")},
+    "math": {**_MATH, "answer": _solved, "level": _optional("level"), "type": _optional("type")},  # MATH's own files
 }
 GENERATORS = ("arithmetic", "countdown", "minisql")  # modules that make problems
-_OTHER_NAMES = {"dsrsub": "deepscaler", "minidev": "bird"}  # files of these sets that do not carry their name
+_OTHER_NAMES = {
+    "dsrsub": "deepscaler",
+    "minidev": "bird",
+    "hendrycks": "math",
+    "competitionmath": "math",
+}  # files of these sets that do not carry their name
 
 
 class _NoAnswerError(ValueError):
@@ -109,6 +137,15 @@ def load_problems(
         ValueError: an unreadable file; a missing column; a row without prompt or answer; a repeated id; no rows.
         UnknownNameError: an unknown mapping, or an unknown family of a task.
     """
+    try:
+        return _load(source, split, columns, databases, keep, limit, skip_unanswered)
+    except (ValueError, FileNotFoundError) as error:
+        if len(str(error)) <= MAX_MESSAGE:
+            raise
+        raise type(error)(f"{str(error)[: MAX_MESSAGE - 200]} [...] {str(error)[-180:]}") from error
+
+
+def _load(source, split, columns, databases, keep, limit, skip_unanswered) -> list[Problem]:
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; expected how many rows to keep, 1 or more, or None for all of them")
     task, _, family = str(source).partition(":")
@@ -138,8 +175,8 @@ def load_problems(
 
 def _repeated(where: str, name: str, column: str) -> ValueError:
     return ValueError(
-        f"{where} repeats the id {name!r} in {column}; ids must be unique, since results are filed by them: "
-        "map `id` to another column, or leave it out to number the rows"
+        f"{where} repeats the id {name!r} in {column}; ids must be unique, since results are filed by them: map `id` to "
+        'another column, or to nothing to number the rows: columns={..., "id": ""}, in a recipe `id=`'
     )
 
 
@@ -147,6 +184,8 @@ def _mapping(columns, first: object, names: tuple[str, str]) -> Mapping[str, Col
     """The mapping that was asked for, else None for rows in our own form, else the one that a name suggests, or None."""
     if columns is not None:
         return lookup(MAPPINGS, "column mapping", columns) if isinstance(columns, str) else columns
+    if isinstance(first, dict) and isinstance(first.get("reward_model"), dict):
+        return MAPPINGS["verl"]
     if not isinstance(first, dict) or {"prompt", "answer"} <= first.keys():
         return None
     known = {name: name for name in MAPPINGS} | _OTHER_NAMES
@@ -177,11 +216,13 @@ def _problem(
 
 
 def _id_column(row: dict, mapping: Mapping[str, Column] | None) -> Column | None:
-    return (mapping or {}).get("id") or next((name for name in _IDS if name in row), None)
+    own = (mapping or {}).get("id")  # "": the rows are numbered
+    return own if own is not None else next((name for name in _IDS if name in row), None)
 
 
 def _filled(row: dict, column: Column, field: str, where: str) -> str:
     value = _value(row, column, where)
+    value = _messages(value) if field == "prompt" else value
     if value is None or value != value or not str(value).strip():  # NaN: an empty cell of a numeric Parquet column
         raise (_NoAnswerError if field == "answer" else ValueError)(
             f"{where} has no {field} in {_column_name(column)}; every problem needs one: "
@@ -192,13 +233,28 @@ def _filled(row: dict, column: Column, field: str, where: str) -> str:
             f"{where} has a {type(value).__name__} as {field} in {_column_name(column)}; expected text: "
             f"map `{field}` to a function of the row that gives it"
         )
-    return str(value)
+    return str(value).replace("\r\n", "\n")
+
+
+def _messages(prompt):
+    """The text of chat messages that a model is to answer; any other prompt as it is."""
+    if not isinstance(prompt, list) or not all(isinstance(part, dict) and "content" in part for part in prompt):
+        return prompt
+    if any(part.get("role") not in ("system", "user") for part in prompt):
+        return prompt  # a conversation, which no one text can stand for
+    return "\n\n".join(str(part["content"]) for part in prompt)
 
 
 def _pick(row: dict, names: tuple[str, ...]):
+    """The first of `names` that the row has; `a.b` is the entry b of column a, where no column is called so."""
     for name in names:
         if name in row:
             return row[name]
+        inner = row
+        for part in name.split("."):
+            inner = inner[part] if isinstance(inner, dict) and part in inner else None
+        if inner is not None:
+            return inner
     raise KeyError(*names)
 
 
@@ -303,6 +359,12 @@ def _json_rows(path: Path) -> list:
             f"{path} holds one object around its rows, with the keys {', '.join(whole)}; "
             "expected a list of objects: save that list alone"
         )
+    if (
+        isinstance(whole, dict)
+        and whole
+        and all(isinstance(column, dict) and "0" in column for column in whole.values())
+    ):
+        raise ValueError(f"{path} holds columns, not rows: save it with df.to_json(path, orient='records', lines=True)")
     return whole if isinstance(whole, list) else [whole]
 
 
@@ -332,12 +394,21 @@ def _csv_rows(path: Path) -> list[dict]:
     return rows
 
 
+def _text(value):
+    return value.decode() if isinstance(value, bytes) else value
+
+
 def _parquet_rows(path: Path) -> list[dict]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.read_table(path).to_pylist()
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+        return [{name: _text(value) for name, value in row.items()} for row in rows]
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} holds bytes that are no UTF-8 text ({error.object[:20]!r}); save such columns as text"
+        ) from error
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
 

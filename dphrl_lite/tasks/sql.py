@@ -1,11 +1,10 @@
 """Text-to-SQL on SQLite: run the model's query and the gold query, and compare what they return.
 
-Here: finding the query in a completion, the verdict, and a canonical form that tells two right queries apart. Not here:
-running and comparing (`sql_worker.py`, in a process that can be killed), questions (`problems.py`), the databases.
+Here: the verdict, and a canonical form that tells two right queries apart. Not here: finding the query in a completion
+(`sql_answers.py`), running and comparing (`sql_worker.py`, in a process that can be killed), questions (`problems.py`).
 """
 
 import hashlib
-import re
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
@@ -16,22 +15,13 @@ from sqlglot import exp
 from dphrl_lite.errors import unknown
 from dphrl_lite.tasks.base import Problem, Task, Verdict
 from dphrl_lite.tasks.problems import find_database
+from dphrl_lite.tasks.sql_answers import extract
 from dphrl_lite.tasks.sql_worker import COMPARISONS
 from dphrl_lite.tasks.worker import WorkerError, Workers
 
 MAX_COMPLETION = 1_000_000  # characters; a model writes less
 MAX_SQL = 100_000  # characters of one query
 MAX_CANONICAL = 5_000  # characters of a query that is still parsed for `distinct`
-
-_FENCE = re.compile(r"```[ \t]*(\w*)(.*?)(```|\Z)", re.DOTALL)
-_WITH = r"with\s+(?:recursive\s+)?(?:\w+|\"[^\"\n]{1,200}\"|`[^`\n]{1,200}`)\s*(?:\([^()]{0,500}\)\s*)?as\b"
-_QUERY = rf"(?:select\b|{_WITH})"
-_START = re.compile(rf"^([ \t(]*{_QUERY})", re.IGNORECASE | re.MULTILINE)
-_LABELLED = re.compile(rf":[ \t*]*({_QUERY})", re.IGNORECASE)  # as in "Answer: SELECT ..."
-_WORDS = "select|values|insert|update|delete|drop|create|alter|attach|detach|pragma|vacuum|replace|begin|commit|reindex"
-_STATEMENT = re.compile(rf"\s*(?:(?:{_WORDS})\b|{_WITH})", re.IGNORECASE)
-_TOKEN = re.compile(r"'[^']*(?:'|\Z)|\"[^\"]*(?:\"|\Z)|--[^\n]*|/\*.*?(?:\*/|\Z)|;", re.DOTALL)
-_COMMENT = re.compile(r"--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 
 
 class Sql(Task):
@@ -40,7 +30,7 @@ class Sql(Task):
     A query is stopped after `step_limit` steps of SQLite's virtual machine, or ten times the gold query's own steps if
     that is more: a count that (for one version of SQLite) depends neither on the machine nor on its load, so that a
     resumed run gives the rewards of an uninterrupted one. Ten million steps take .1 to 1 s. `time_limit` is the backstop
-    for a step that is slow itself, such as a search inside a 1 MB string; only there can the clock decide a verdict.
+    for a step that is slow itself, such as a search inside a 1 MB string. Functions of time are told one and the same.
     """
 
     name = "sql"
@@ -52,8 +42,8 @@ class Sql(Task):
 
         `databases` is a folder that holds `<db_id>.sqlite` or `<db_id>/<db_id>.sqlite`. `comparison="bag"` is Spider's
         rule: equal bags of rows under some order of the columns, the row order counting only where the gold query has
-        ORDER BY. `"set"` is BIRD's rule: equal sets of rows, columns as they stand. `time_limit` is in seconds for each
-        query, the gold query too; `workers` is how many processes `verify_all` uses (None: one a processor, at most 4).
+        ORDER BY. `"set"` is BIRD's rule: equal sets of rows, columns as they stand. `time_limit` is in seconds of processor
+        time for each query, the gold query too; `workers`: processes that `verify_all` uses (None: at most 4).
 
         Raises:
             FileNotFoundError: a missing folder.
@@ -104,6 +94,10 @@ class Sql(Task):
             return Verdict(False, sql, wrong)
         return Verdict(True, sql, "same rows as the gold query", canonical(sql))
 
+    def own_verdict(self, problem: Problem) -> Verdict:
+        """The verdict on the gold query itself."""
+        return self.verify(problem, f"```sql\n{problem.answer}\n```")
+
     def _judge(self, problem: Problem, sql: str | None) -> str | None:
         """What is wrong with `sql`, or None; without `sql`, only the gold query is run."""
         path = find_database(self.databases, problem.meta.get("db_id"), f"problem {problem.id!r}")
@@ -121,35 +115,6 @@ class Sql(Task):
                 f"({found['gold']}); correct its `answer` or that file, raise the limits, or drop the problem"
             )
         return found["wrong"]
-
-
-def extract(completion: str) -> str | None:
-    """The query in a completion, or None.
-
-    The last ```sql block, else the last plain ``` block with a query in it, else the text from the first
-    line that starts with SELECT or WITH, else from the first SELECT or WITH after a colon. What is thought aloud, up to
-    </think>, does not count. Prose after a closing `;` is dropped there; a further statement is kept, so that running it
-    is refused.
-    """
-    completion = completion.rpartition("</think>")[2]
-    blocks = _FENCE.findall(completion)
-    for label, body, _ in reversed(blocks):
-        if label.lower() in ("sql", "sqlite") and body.strip():
-            return body.strip()
-    for label, body, end in reversed(blocks):
-        inline = label.lower() in ("select", "with")  # ```SELECT 1``` on one line: no label but the first word
-        body = label + body if inline else body
-        if end and (inline or not label) and _START.search(body):
-            return body.strip()
-    start = _START.search(completion) or _LABELLED.search(completion)
-    return _first_statement(completion[start.start(1) :]) if start else None
-
-
-def _first_statement(text: str) -> str:
-    """`text` up to a `;` that prose follows, or all of it, up to a stray closing fence in either case."""
-    text = text.split("```")[0]
-    end = next((token.end() for token in _TOKEN.finditer(text) if token[0] == ";"), len(text))
-    return text.strip() if _STATEMENT.match(_COMMENT.sub("", text[end:])) else text[:end].strip()
 
 
 # ---- which queries are the same solution -----------------------------------------------------------------------------

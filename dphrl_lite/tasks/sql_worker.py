@@ -32,6 +32,12 @@ _LIMITS = {
 _READING = {sqlite3.SQLITE_READ, sqlite3.SQLITE_SELECT, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 _FORBIDDEN_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer", "lsdir", "fsdir", "eval"}
 _CHANCE = {"random", "randomblob"}  # a verdict must be the same tomorrow
+NOW = "2025-06-15 12:34:56.789"  # and so must be what time it is, for gold query and prediction alike
+# function -> which of its arguments is the time, where it has been told one
+_CLOCK = {"date": 0, "time": 0, "datetime": 0, "julianday": 0, "unixepoch": 0, "strftime": 1}
+_CURRENT = {"current_date": "date", "current_time": "time", "current_timestamp": "datetime"}
+_FORBIDDEN = _FORBIDDEN_FUNCTIONS | _CHANCE
+_FORBIDDEN_WITHOUT_CLOCK = _FORBIDDEN | _CLOCK.keys() | _CURRENT.keys()
 _QUOTED = re.compile(r"--[^\n]*|/\*.*?(?:\*/|\Z)|'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]", re.DOTALL)
 _INNERMOST = re.compile(r"\([^()]*\)")
 _ORDER_BY = re.compile(r"\border\s+by\b", re.IGNORECASE)
@@ -86,6 +92,18 @@ def run(uri: str, sql: str, row_limit: int, step_limit: float = float("inf"), on
     Raises:
         QueryError: no result, or one over a limit.
     """
+    try:
+        return _run(uri, sql, row_limit, step_limit, only_width, clock=False)
+    except sqlite3.Error as error:
+        if not _asks_for_time(error):
+            raise QueryError(_reason(error, step_limit)) from error
+    try:  # functions of Python's cost a connection .1 ms, and hardly a query asks what time it is
+        return _run(uri, sql, row_limit, step_limit, only_width, clock=True)
+    except sqlite3.Error as error:
+        raise QueryError(_reason(error, step_limit)) from error
+
+
+def _run(uri: str, sql: str, row_limit: int, step_limit: float, only_width: int | None, clock: bool) -> tuple:
     steps = 0
 
     def too_many():
@@ -94,14 +112,14 @@ def run(uri: str, sql: str, row_limit: int, step_limit: float = float("inf"), on
         return steps > step_limit
 
     try:
-        with _reader(uri) as connection:
+        with _reader(uri, clock) as connection:
             connection.set_progress_handler(too_many, STEPS_AT_ONCE)
             cursor = connection.execute(sql)
             width = len(cursor.description or ())
+            if not width:  # a comment, `;`, or nothing: its result would equal any empty one
+                raise QueryError("no query: the statement has no result columns")
             rows, size = ([], 0) if only_width not in (None, width) else _fetch(cursor, row_limit)
             return width, rows, size, steps
-    except sqlite3.Error as error:
-        raise QueryError(_reason(error, step_limit)) from error
     except sqlite3.Warning as error:  # Python 3.11; later versions raise ProgrammingError
         raise QueryError("more than one statement") from error
     except MemoryError as error:
@@ -111,8 +129,8 @@ def run(uri: str, sql: str, row_limit: int, step_limit: float = float("inf"), on
 
 
 @contextmanager
-def _reader(uri: str) -> Iterator[sqlite3.Connection]:
-    """A connection that can only read, in bounded memory."""
+def _reader(uri: str, clock: bool = False) -> Iterator[sqlite3.Connection]:
+    """A connection that can only read, in bounded memory; without `clock` it refuses the functions of time."""
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
         # Spider's evaluator decodes so: some of its databases hold text that is not UTF-8.
         connection.text_factory = lambda raw: raw.decode(errors="ignore")
@@ -120,13 +138,47 @@ def _reader(uri: str) -> Iterator[sqlite3.Connection]:
         connection.execute("PRAGMA temp_store = MEMORY")  # a sort fills neither the disk nor more than that
         for limit, value in _LIMITS.items():
             connection.setlimit(limit, value)
-        connection.set_authorizer(authorize)
-        yield connection
+        if not clock:
+            connection.set_authorizer(_authorize_without_clock)
+            yield connection
+            return
+        with closing(sqlite3.connect(":memory:")) as reference:
+            _stop_clock(connection, reference)
+            connection.set_authorizer(authorize)
+            yield connection
+
+
+def _asks_for_time(error: sqlite3.Error) -> bool:
+    return str(error).lower().rpartition("function: ")[2] in _CLOCK.keys() | _CURRENT.keys()
+
+
+def _stop_clock(connection: sqlite3.Connection, reference: sqlite3.Connection):
+    """Make `NOW` the time of all functions of `connection` that ask for it; `reference` computes what they return."""
+
+    def at_now(name: str, index: int):
+        def function(*arguments):
+            now = len(arguments) == index or str(arguments[index]).strip().lower() == "now"
+            subsecond = len(arguments) > index and str(arguments[index]).lower() in ("subsec", "subsecond")
+            rest = arguments[index + (now and not subsecond) :]
+            times = (*arguments[:index], NOW, *rest) if now or subsecond else arguments
+            return reference.execute(f"SELECT {name}({', '.join('?' * len(times))})", times).fetchone()[0]
+
+        return function
+
+    for name, index in _CLOCK.items():
+        connection.create_function(name, -1, at_now(name, index), deterministic=True)
+    for name, date in _CURRENT.items():
+        connection.create_function(name, 0, at_now(date, 0), deterministic=True)
 
 
 def authorize(action: int, first: str | None, second: str | None, *_) -> int:
     """SQLite's question before each thing that a query does: only reading is allowed, and no chance."""
-    forbidden = action == sqlite3.SQLITE_FUNCTION and str(second).lower() in _FORBIDDEN_FUNCTIONS | _CHANCE
+    forbidden = action == sqlite3.SQLITE_FUNCTION and str(second).lower() in _FORBIDDEN
+    return sqlite3.SQLITE_OK if action in _READING and not forbidden else sqlite3.SQLITE_DENY
+
+
+def _authorize_without_clock(action: int, first: str | None, second: str | None, *_) -> int:
+    forbidden = action == sqlite3.SQLITE_FUNCTION and str(second).lower() in _FORBIDDEN_WITHOUT_CLOCK
     return sqlite3.SQLITE_OK if action in _READING and not forbidden else sqlite3.SQLITE_DENY
 
 

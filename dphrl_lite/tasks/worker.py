@@ -5,7 +5,9 @@ Here: starting such processes, asking them, ending them in time. Not here: what 
 
 One mechanism for all systems. A request is one line of JSON to the process's standard input, the answer one line back.
 The process ends *itself* at its time limit, by an alarm that no query and no large power can hold up, so the limit also
-holds where its parent has been killed; idle, it ends when its standard input does. It dies at once, without clean-up, and
+holds where its parent has been killed; idle, it ends when its standard input does. The limit is processor time, so that
+what else the machine does decides no verdict; `PATIENCE` times as long by the clock is the outer net. (Windows has no such
+alarm: there the clock decides.) It dies at once, without clean-up, and
 has nothing to clean up: it only reads. The next request starts a new one.
 """
 
@@ -24,7 +26,8 @@ from pathlib import Path
 
 _PACKAGE = str(Path(__file__).resolve().parents[2])
 _CRASHED = 70  # exit code
-GRACE = 30  # seconds that the parent waits beyond a request's time limit
+PATIENCE = 20  # seconds by the clock that a process may take for each second of its time limit, on a loaded machine
+GRACE = 30  # seconds that the parent waits beyond that
 
 
 class WorkerError(Exception):
@@ -99,7 +102,7 @@ def _exchange(process: subprocess.Popen, message: dict) -> dict | None:
     try:
         process.stdin.write(json.dumps(message).encode() + b"\n")
         process.stdin.flush()
-        if not _comes(process.stdout, message["seconds"] + GRACE):
+        if not _comes(process.stdout, PATIENCE * message["seconds"] + GRACE):
             process.kill()
         line = process.stdout.readline()
     except BrokenPipeError:
@@ -117,7 +120,7 @@ def _comes(stream, seconds: float) -> bool:
 
 
 def _cause(code: int, seconds: float) -> str:
-    if code in (-getattr(signal, "SIGALRM", 0), 1):  # 1 is faulthandler's exit code
+    if code in (*(-number for number in _alarms()), 1):  # 1 is faulthandler's exit code
         return f"stopped after {seconds:g} s"
     return "stopped: it took too much memory or crashed"
 
@@ -125,13 +128,22 @@ def _cause(code: int, seconds: float) -> str:
 # ---- the other side --------------------------------------------------------------------------------------------------
 
 
+def _alarms() -> dict[int, int]:
+    """The signals that end a process in time -> the timers that send them; none on Windows."""
+    if not hasattr(signal, "setitimer"):
+        return {}
+    return {signal.SIGPROF: signal.ITIMER_PROF, signal.SIGALRM: signal.ITIMER_REAL}
+
+
 def limit_time(seconds: float):
-    """End this process `seconds` from now, unless called again before; 0 takes the limit away. Only for workers.
+    """End this process after `seconds` of processor time from now, unless called again before; 0 takes the limit away.
+    Only for workers.
 
     The system does it, or where there is no such signal a thread in C: neither waits for Python.
     """
     if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE * seconds)
     elif seconds:
         faulthandler.dump_traceback_later(seconds, exit=True, file=sys.stderr)  # into the void, see `_start`
     else:
@@ -141,8 +153,8 @@ def limit_time(seconds: float):
 def serve(answer: Callable[..., dict], memory_gb: float):
     """Answer the requests on standard input until it ends: what a worker's module runs as its main program."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the parent
-    if hasattr(signal, "SIGALRM"):
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for number in _alarms():
+        signal.signal(number, signal.SIG_DFL)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     sys.stdout = sys.stderr  # what a library prints must not be taken for an answer
     with suppress(ImportError, ValueError, OSError):  # not on Windows, not where a lower limit is set already

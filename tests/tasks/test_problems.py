@@ -6,7 +6,7 @@ import datasets
 import pandas as pd
 import pytest
 
-from dphrl_lite.tasks import countdown, get, load_problems
+from dphrl_lite.tasks import Problem, countdown, get, load_problems
 from dphrl_lite.tasks.problems import BOXED, MAPPINGS
 
 REPO = Path(__file__).resolve().parents[2]
@@ -355,3 +355,77 @@ def test_a_folder_with_several_splits_asks_which(tmp_path):
     with pytest.raises(ValueError, match=r"splits train, test; pass one"):
         load_problems(tmp_path)
     assert load_problems(tmp_path, split="test")[0].prompt == "test"
+
+
+# --- real files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("columns", "row", "prompt", "answer"),
+    [
+        (None, {"data_source": "x", "prompt": [{"role": "user", "content": "1 + 1"}], "reward_model": {"style": "rule", "ground_truth": "2"}}, "1 + 1", "2"),  # noqa: E501
+        ("verl", {"prompt": [{"role": "system", "content": "Hi."}, {"role": "user", "content": "?"}], "reward_model": {"ground_truth": 2}}, "Hi.\n\n?", "2"),  # noqa: E501
+        ({"prompt": "q.text", "answer": "reward_model.ground_truth"}, {"q": {"text": "?"}, "reward_model": {"ground_truth": 3}}, "?", "3"),  # noqa: E501
+        ({"prompt": "a.b", "answer": "c"}, {"a.b": "?", "c": 1}, "?", "1"),
+        ("math", {"problem": "?", "solution": "So $\\boxed{\\frac{1}{2}}$.", "level": "Level 5", "type": "Algebra"}, f"?\n{BOXED}", "\\frac{1}{2}"),  # noqa: E501
+        ("minerva", {"question": "?", "answer": "2.5"}, f"?\n{BOXED}", "2.5"),
+        ("minerva", {"problem": "?", "solution": "It is \\boxed{4}"}, f"?\n{BOXED}", "4"),
+        ("limr", {"prompt": "?", "answer": "7"}, f"?\n{BOXED}", "7"),
+        ("math500", {"problem": "?", "answer": "7"}, f"?\n{BOXED}", "7"),
+        ("spider", {"question": "?", "db_id": "d", "sql": "SELECT 1"}, "-- ?\n-- Answer with one SQLite query.", "SELECT 1"),
+    ],
+)  # fmt: skip
+def test_schemas_of_real_files(tmp_path, columns, row, prompt, answer):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(row).encode() + b"\r\n")
+    (problem,) = load_problems(path, columns=columns)
+    assert (problem.prompt, problem.answer) == (prompt, answer)
+
+
+def test_repeated_ids_can_be_numbered(tmp_path):
+    path = write(
+        tmp_path / "set.jsonl", [{"id": "a", "prompt": "1", "answer": "1"}, {"id": "a", "prompt": "2", "answer": "2"}]
+    )
+    with pytest.raises(ValueError, match="repeats the id 'a'"):
+        load_problems(path)
+    columns = {"prompt": "prompt", "answer": "answer", "id": ""}
+    assert [problem.id for problem in load_problems(path, columns=columns)] == ["set-0", "set-1"]
+
+
+def test_ids_are_text_and_line_ends_plain(tmp_path):
+    path = write(
+        tmp_path / "set.jsonl", [{"id": 1, "prompt": "1\r\n2", "answer": "1"}, {"id": "a", "prompt": "2", "answer": 2}]
+    )
+    assert [(problem.id, problem.prompt) for problem in load_problems(path)] == [("1", "1\n2"), ("a", "2")]
+    assert Problem(3, "", "").id == "3"
+
+
+def test_bytes_of_parquet_are_text_or_refused(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    for number, prompt in enumerate((b"caf\xc3\xa9", b"\xff\xfe")):
+        path = tmp_path / f"{number}.parquet"
+        pyarrow.parquet.write_table(pyarrow.table({"prompt": [prompt], "answer": [b"1"]}), path)
+    assert load_problems(tmp_path / "0.parquet")[0].prompt == "café"
+    with pytest.raises(ValueError, match="no UTF-8 text"):
+        load_problems(tmp_path / "1.parquet")
+
+
+def test_messages_are_short(tmp_path):
+    (tmp_path / "columns.json").write_text(pd.DataFrame([{"prompt": "p", "answer": "a"}] * 2_000).to_json())
+    with pytest.raises(ValueError, match="orient='records'"):
+        load_problems(tmp_path / "columns.json")
+    write(tmp_path / "wide.jsonl", [{f"column {n}": n for n in range(10_000)}])
+    write(tmp_path / "long.jsonl", [{"id": "a" * 10_000, "prompt": "1", "answer": "1"}] * 2)
+    for name in ("columns.json", "wide.jsonl", "long.jsonl"):
+        with pytest.raises(ValueError) as error:
+            load_problems(tmp_path / name)
+        assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("cell", ["", " ", None])
+def test_empty_cells_are_named_when_loading(tmp_path, cell):
+    for field in ("id", "prompt", "answer"):
+        with pytest.raises(ValueError, match=f"row 0 .* no {field}"):
+            load_problems(write(tmp_path / "set.jsonl", [{"id": "a", "prompt": "1", "answer": "1"} | {field: cell}]))

@@ -1,0 +1,205 @@
+r"""Where the query stands in a completion: in a fence, in tags, in inline code, after a label, or on lines of its own.
+
+Here: finding one query and leaving the prose around it. Not here: thoughts (`completions.py`), running (`sql_worker.py`).
+
+Later places count for more than earlier ones of the same kind: a model corrects itself downwards. What looks like a query
+and does not parse (`Select the names of all customers`) is prose wherever something else does parse.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+import sqlglot
+from sqlglot import exp
+
+from dphrl_lite.tasks.completions import marked_answers
+
+MAX_PARSED = 5_000  # characters of a candidate that is still parsed to tell it from prose
+MAX_CUTS = 40  # lines and words that are tried without
+
+_FENCE = re.compile(r"(```|~~~)[ \t]*([\w+-]*)(.*?)(\1|\Z)", re.DOTALL)
+_TAGS = re.compile(r"<\s*(sql|sql_?query|query)\s*>(.*?)(?:<\s*/\s*\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
+_WITH = r"with\s+(?:recursive\s+)?(?:\w+|\"[^\"\n]{1,200}\"|`[^`\n]{1,200}`)\s*(?:\([^()]{0,500}\)\s*)?as\b"
+_QUERY = rf"(?:select\b|{_WITH})"
+# A line may begin with what marks it as quoted, listed, bold, typed at a prompt, or commented.
+_BEFORE = r"(?:[ \t\ufeff>*•-]|\d{1,3}[.)](?=[ \t])|(?:sqlite|sql)>|/\*[^\n]{0,300}?\*/)*"
+_LINE = re.compile(rf"^{_BEFORE}(?<!\w)(\(*{_QUERY})", re.IGNORECASE | re.MULTILINE)
+_BEGINS = re.compile(rf"(?:\s|\ufeff|--[^\n]*\n|/\*.*?\*/|\()*{_QUERY}", re.IGNORECASE | re.DOTALL)
+_LABELLED = re.compile(rf":[ \t*`]*\s?[ \t*`]*({_QUERY})", re.IGNORECASE)  # as in "Answer: SELECT ..."
+_FINAL = re.compile(
+    r"\b(?:(?:final|correct(?:ed)?|revised|fixed)(?:[ \t]+\w+){0,3}|answer|sql|query)[*_]*"
+    rf"(?:[ \t]+is)?[ \t]*:[ \t*_]*\s{{0,3}}`?({_QUERY})",
+    re.IGNORECASE,
+)
+_INSIDE = re.compile(r"\b((?:SELECT|WITH)\b)")  # in the middle of a sentence: as people write it there
+_PLAIN = re.compile(
+    r"(?:[^\n`.;!?]|\.(?!\s))*[^\s:*.`]\s*;?\s*"
+)  # one line without a sentence: what small models write
+_INLINE = re.compile(rf"(?<!`)(`{{1,2}})(?!`)\s*(?={_QUERY})", re.IGNORECASE)
+_TOKEN = re.compile(r"'[^']*(?:'|\Z)|\"[^\"]*(?:\"|\Z)|--[^\n]*|/\*.*?(?:\*/|\Z)|;", re.DOTALL)
+_COMMENT = re.compile(r"--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
+_EMPHASIS = re.compile(r"(?:\*\*|`|__|\s)+\Z")  # that closes behind a query
+_NAME = r"[\w\"'`\[][\w\"'`\].]*"
+_STATEMENT = re.compile(  # more than the first word: "Replace 'Oslo' by another city" is no statement
+    rf"\s*(?:{_WITH}|values\s*\(|insert\s+(?:or\s+\w+\s+)?into\b|replace\s+into\b|update\s+(?:or\s+\w+\s+)?{_NAME}\s+set\b"
+    r"|delete\s+from\b|(?:drop|alter)\s+(?:table|view|index|trigger)\b|pragma\s+\w+|vacuum\b|reindex\b"
+    r"|create\s+(?:(?:temp|temporary|unique|virtual)\s+)?(?:table|view|index|trigger)\b|attach\s+(?:database\s+)?['\"]"
+    rf"|detach\s+(?:database\s+)?{_NAME}|begin\s*(?:;|\Z|transaction|immediate|exclusive|deferred)|commit\s*(?:;|\Z))",
+    re.IGNORECASE,
+)
+_GOES_ON = re.compile(  # the next paragraph is still the query
+    r"\s*(?:from|where|group\s+by|order\s+by|having|limit|offset|union|except|intersect|(?:left|inner|cross|full|natural)?"
+    r"\s*(?:outer\s+)?join|on|and|or|window|select|\)|,|--|/\*)(?:\b|(?<=\W))",
+    re.IGNORECASE,
+)
+_DIALECTS = ("sql", "sqlite", "sqlite3", "postgresql", "postgres", "mysql", "tsql", "plsql", "duckdb", "ansi")
+_TEXT = ("", "text", "txt", "plaintext", "code", "none")
+
+
+def extract(completion: str) -> str | None:
+    """The query in a completion, or None: what stands in answer or query tags, else in a fence, else what a label such as
+    "Final answer:" announces, else in inline code, else on a line of its own, else in a sentence.
+
+    A label that stands below the last fence counts for more than the fence. Of several places of one kind the last with a
+    query counts, except for lines: there the first does, since base models go on with a question of their own. Prose
+    after the query is dropped; a further statement is kept, so that running it is refused.
+    """
+    tags = []
+    if ">" in completion:
+        tags = [(match.end(), match[2]) for match in _TAGS.finditer(completion)] + marked_answers(completion)
+    for _, inside in sorted(tags, reverse=True):
+        if _LINE.search(inside) or _BEGINS.match(inside):
+            return _untagged(inside)
+    return _untagged(completion)
+
+
+def _untagged(text: str) -> str | None:
+    end, fenced = _fenced(text) if "```" in text or "~~~" in text else (0, None)
+    rest = text[end:] if fenced else text
+    labelled = [match.start(1) for match in _FINAL.finditer(rest)] if ":" in rest else []
+    if labelled and rest[labelled[-1] - 1] != "`":
+        return _first_statement(rest[labelled[-1] :])
+    if fenced and not labelled:
+        return fenced
+    return ("`" in rest and _inline(rest)) or _unfenced(rest)
+
+
+def _fenced(text: str) -> tuple[int, str | None]:
+    """Where the last fence with a statement ends, and what it holds."""
+    blank = None
+    for fence in reversed(list(_FENCE.finditer(text))):
+        label, body, end = fence[2].lower(), fence[3], fence[4]
+        inline = label in ("select", "with")  # ```SELECT 1``` on one line: no label but the first word
+        body = fence[2] + body if inline else body
+        if not body.strip() or not (inline or label in _DIALECTS or (label in _TEXT and end)):
+            continue
+        start = _BEGINS.match(body) or _LINE.search(body)
+        if start:
+            return fence.end(), body[start.start(1) if start.re is _LINE else 0 :].strip().lstrip("\ufeff")
+        if label in _DIALECTS:
+            if _COMMENT.sub("", body).strip(" ;\n\t"):
+                return fence.end(), body.strip()
+            blank = blank or (fence.end(), body.strip())
+    return blank or (0, None)
+
+
+def _inline(text: str) -> str | None:
+    """The last query in inline code, one with a table rather than a clause that is only talked about."""
+    found = list(filter(None, (_closed(text, opening) for opening in list(_INLINE.finditer(text))[-10:])))
+    tables = [sql for sql in found if re.search(r"\bfrom\b", sql, re.IGNORECASE)]
+    return (tables or found or [None])[-1]
+
+
+def _closed(text: str, opening: re.Match) -> str | None:
+    """What stands between `opening` and the first closing backtick up to which it parses; backticks also quote names."""
+    start, paragraph = opening.end(), text.find("\n\n", opening.end())
+    scope = text[start : paragraph if paragraph >= 0 else len(text)]
+    inside = [scope[: tick.start()].strip() for tick in list(re.finditer(re.escape(opening[1]), scope))[:MAX_CUTS]]
+    return next(filter(_parses, inside), inside[0] if inside else None)
+
+
+def _unfenced(text: str) -> str | None:
+    starts = list(_LINE.finditer(text))
+    if len(starts) == 1 and _PLAIN.fullmatch(text):
+        return text[starts[0].start(1) :].strip()
+    if any(start[1].strip("( ")[:6] in ("SELECT", "WITH", "select", "with") for start in starts):
+        starts = [
+            start for start in starts if not start[1].lstrip("( ")[1:4].islower() or start[1].lstrip("( ")[0].islower()
+        ]
+    found = (_first_statement(_unquoted(text, start)) for start in starts)
+    sql = _first_that_parses(found)
+    if sql is None or not _parses(sql):
+        inside = (
+            _first_statement(text[start.start(1) :]) for start in (*_LABELLED.finditer(text), *_INSIDE.finditer(text))
+        )
+        other = _first_that_parses(inside)
+        sql = other if sql is None or (other and _parses(other)) else sql
+    return sql
+
+
+def _unquoted(text: str, start: re.Match) -> str:
+    """`text` from `start` on; where that line is quoted as in an e-mail, without the marks of the lines that follow."""
+    rest = text[start.start(1) :]
+    return (
+        re.sub(r"^[ \t]*>[ \t]?", "", rest, flags=re.MULTILINE) if ">" in text[start.start() : start.start(1)] else rest
+    )
+
+
+def _first_that_parses(candidates: Iterable[str]) -> str | None:
+    found = []
+    for sql in candidates:
+        if _parses(sql):
+            return sql
+        found.append(sql)
+        if len(found) == MAX_CUTS:
+            break
+    return found[0] if found else None
+
+
+@lru_cache(maxsize=4096)
+def _parses(sql: str) -> bool:
+    """Whether `sql` is one query, or several statements the first of which is one."""
+    if len(sql) > MAX_PARSED or sql.rstrip().endswith(":"):
+        return False
+    try:
+        return isinstance((sqlglot.parse(sql, read="sqlite") or [None])[0], exp.Query)
+    except Exception:  # parse errors and RecursionError
+        return False
+
+
+def _first_statement(text: str) -> str:
+    """`text` without the prose that follows: up to a `;` after which no statement comes, a stray fence, or where it parses."""
+    text = text.split("```")[0]
+    end = next((token.end() for token in _TOKEN.finditer(text) if token[0] == ";"), None)
+    if end is None:
+        return _without_prose(text.strip())
+    after = _COMMENT.sub("", text[end:])
+    more = _STATEMENT.match(after) or (re.match(r"\s*\(*select\b", after, re.IGNORECASE) and _parses(after.strip()))
+    return text.strip() if more else _without_prose(text[:end].strip())
+
+
+def _without_prose(sql: str) -> str:
+    """`sql` up to a paragraph that is no part of it, else, where it does not parse, up to the last line or word where it does."""
+    head, *paragraphs = re.split(r"(\n[ \t]*\n)", sql)
+    for space, paragraph in zip(paragraphs[::2], paragraphs[1::2], strict=True):
+        if not _GOES_ON.match(paragraph):
+            break
+        head += space + paragraph
+    head = _EMPHASIS.sub("", head.strip())
+    if _parses(head) or len(head) > MAX_PARSED:
+        return head
+    return next(filter(_parses, _shorter(head)), head)
+
+
+def _shorter(sql: str) -> Iterator[str]:
+    """`sql` without its last lines, then without the last words of its first line."""
+    lines = sql.split("\n")
+    for count in range(len(lines) - 1, max(0, len(lines) - MAX_CUTS), -1):
+        yield "\n".join(lines[:count]).strip()
+    words = lines[0].rstrip("*_. ")
+    for _ in range(MAX_CUTS):
+        yield words
+        words = words.rpartition(" ")[0].rstrip("*_.,` ")
+        if not words:
+            return
