@@ -9,7 +9,7 @@ import math
 import re
 from itertools import accumulate
 
-from dphrl_lite.tasks.base import Problem, Task, Verdict
+from dphrl_lite.tasks.base import NO_ANSWER, Problem, Task, Verdict
 from dphrl_lite.tasks.worker import WorkerError, Workers
 
 MAX_CHARACTERS = 20_000  # of a completion's end; the answer comes last
@@ -65,7 +65,7 @@ def _verdict(found: dict, gold: str) -> Verdict:
     if "error" in found:
         return Verdict(False, None, f"the answer cannot be parsed: {found['error']}")
     if answer is None:
-        return Verdict(False, None, "no answer found in the completion")
+        return Verdict(False, None, NO_ANSWER)
     if found["correct"]:
         return Verdict(True, answer, "equal to the gold answer", gold.strip())
     return Verdict(False, answer, f"{answer[:100]!r} is not equal to the gold answer {gold!r}")

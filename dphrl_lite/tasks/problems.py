@@ -71,6 +71,7 @@ MAPPINGS: dict[str, dict[str, Column]] = {
     "dapo": {"prompt": lambda row: _boxed(row["prompt"]), "answer": "solution"},
     "bird": {**_SQL, "answer": "SQL", "difficulty": lambda row: row.get("difficulty")},  # train.json has none
     "spider": {**_SQL, "answer": ("gold_sql", "query")},
+    "math": _MATH,  # rows with question (or problem) and answer of your own; last, as other names hold it, too
 }
 GENERATORS = ("arithmetic", "countdown", "minisql")  # modules that make problems
 _OTHER_NAMES = {"dsrsub": "deepscaler", "minidev": "bird"}  # files of these sets that do not carry their name
