@@ -100,9 +100,9 @@ const oneColumn = (figure, width) => {
       return all + (!all ? "" : full ? "<br>" : " ") + word;
     }, "");
   }).join("<br>");
-  const font = { ...layout.title?.font, size: 14 }, pad = { t: 30 };  // below the toolbar
+  const font = { ...layout.title?.font, size: 14 }, pad = { t: width < 460 ? 54 : 30 };  // below the toolbar of one or two rows
   if (layout.title) Object.assign(layout.title, { text: lines, font, pad, yref: "container", y: 1, yanchor: "top" });
-  const top = 70 + 18 * lines.split("<br>").length;
+  const top = 40 + pad.t + 18 * lines.split("<br>").length;
   const shown = data.filter(({ name, showlegend }) => name && showlegend !== false).length;
   const below = layout.showlegend === false || shown < 2 ? 60 : 84 + 22 * Math.ceil(shown / 2);
   const inside = many ? 300 * panels.length : (layout.height ?? 450) - 140;
