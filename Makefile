@@ -39,7 +39,7 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab renew test book slides handout pictures solutions frontier class lint format doctor constraints clean again
+.PHONY: help lab renew test book pictures solutions frontier class lint format doctor constraints clean again
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile

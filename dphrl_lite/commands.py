@@ -158,6 +158,8 @@ class Train:
         task, problems, rollouts = self.recipe.load_task(), self.recipe.load_problems(), self.recipe.presampling
         presampling.read_manifest(rollouts)  # refuses what was not pre-sampled now
         config, folder = self.recipe.run(self.train)
+        if os.environ.get("RANK", "0") == "0":
+            print(self.recipe.strength_words(self.train, config), file=sys.stderr)
         self.machine.check_memory(self.recipe, config, problems)
         policy = models.load(self.recipe.model, nf4=self.recipe.nf4, device=sharding.load_device())
         stages = Stages(partition=self.partition, train=config)

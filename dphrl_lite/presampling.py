@@ -8,6 +8,7 @@ How a folder of rollouts survives a kill is `engine.shards`'s, what one costs `s
 """
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,6 +28,7 @@ from dphrl_lite.models import settle_threads
 from dphrl_lite.passk import whole_numbers
 from dphrl_lite.sampling import Completion, check_context, check_settings, generate
 from dphrl_lite.tasks import Problem, Task
+from dphrl_lite.tasks.base import NO_ANSWER
 
 COLUMNS = ["problem_id", "prompt", "sample", "completion", "token_ids", "logp", "logp_sampling", "correct"]
 COLUMNS += ["distinct", "reason"]
@@ -96,7 +98,20 @@ def sample(
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
     if folder and not missing(folder):
         shards.write_totals(folder, table if shard is None else None)
+    _warn_unread(table)
     return table
+
+
+def _warn_unread(table: pd.DataFrame):
+    """Say where most answers cannot be read: a right one among them counts as wrong, and nothing else would show it."""
+    unread = (table["reason"] == NO_ANSWER).mean() if len(table) else 0
+    if unread > 0.5:
+        warnings.warn(
+            f"in {unread:.0%} of {len(table)} completions no answer was found, so that they count as wrong, also where they "
+            "are right. Ask for the form that the verifier reads: for mathematics with `columns: [math]` in the recipe, which "
+            "appends a request for \\boxed{} to each prompt; or give longer completions (max_new_tokens)",
+            stacklevel=3,
+        )
 
 
 def _claim(out, policy, task: Task, problems, config: PresampleConfig, shard) -> Path | None:

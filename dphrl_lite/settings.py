@@ -167,6 +167,16 @@ class Recipe(Data):
             mark = f"strength{mark:g}"
         return config, Path(self.out) / run_name(config.seed, method_name(config.method, config.alpha), mark)
 
+    def strength_words(self, given: TrainConfig, used: TrainConfig) -> str:
+        """Which eta or beta a run uses, and whose choice that is; `used` is what `run` makes of `given`."""
+        method = METHODS[used.method]
+        if method.penalty == "none":
+            return f"{method.name} has no penalty, and no strength"
+        whose = "as given for this run" if given.strength is not None else "from `strengths` of the recipe"
+        own = f"the method's own is {method.strength:g}"
+        strength, whose = (method.strength, own) if used.strength is None else (used.strength, f"{whose}; {own}")
+        return f"strength of {method.name}: {strength:g} ({whose})"
+
     def _strengths(self) -> dict[str, float]:
         pairs = [pair.partition("=") for pair in self.strengths or ()]
         try:

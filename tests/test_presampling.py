@@ -19,7 +19,8 @@ from dphrl_lite import models, presampling
 from dphrl_lite.engine import shards
 from dphrl_lite.engine.checkpoint import MANIFEST, OtherRunError, claim
 from dphrl_lite.sampling import generate
-from dphrl_lite.tasks import Problem, Task, get
+from dphrl_lite.tasks import Problem, Task, Verdict, get
+from dphrl_lite.tasks.base import NO_ANSWER
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import kills
@@ -566,3 +567,24 @@ def test_a_damaged_manifest_is_named(tiny, countdown, few_problems, tmp_path):
     for read in (presampling.load, lambda folder: presampling.sample(tiny, countdown, few_problems, 2, folder)):
         with pytest.raises(ValueError, match=r"manifest\.json is damaged .* another folder"):
             read(tmp_path)
+
+
+class Silent(Task):
+    """Reads no answer to the problems whose ids it is given."""
+
+    name = "silent"
+
+    def __init__(self, unread):
+        self.unread = unread
+
+    def check(self, problem, completion):
+        return Verdict(False, None, NO_ANSWER) if problem.id in self.unread else Verdict(False, "1", "wrong")
+
+
+def test_answers_that_nobody_can_read_are_said(tiny, few_problems):
+    four = few_problems[:4]
+    ids = [p.id for p in four]
+    with pytest.warns(UserWarning, match=r"in 75% of 8 completions no answer was found.*boxed"):
+        presampling.sample(tiny, Silent(ids[:3]), four, samples=2, progress=False)
+    with warnings.catch_warnings(action="error"):
+        presampling.sample(tiny, Silent(ids[:2]), four, samples=2, progress=False)

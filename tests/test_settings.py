@@ -1,6 +1,7 @@
 """Recipes: every shipped one is read, and what is wrong is named with its file. Flags: test_cli."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,46 @@ def test_a_run_is_named_by_what_tells_it_from_others_and_takes_its_strength_from
     config, folder = recipe.run(TrainConfig("dph-js", strength=0.0))
     assert (config.strength, folder) == (0.0, Path("runs/x/dph-js-strength0-seed0"))
     assert recipe.run(TrainConfig("grpo"))[0].strength is None
+
+
+def test_a_run_says_its_strength_and_whose_choice_that_is():
+    recipe = Recipe(out="runs/x", strengths=["dph-js=0.2"])
+    words = lambda given: recipe.strength_words(given, recipe.run(given)[0])
+    assert (
+        words(TrainConfig("dph-js"))
+        == "strength of dph-js: 0.2 (from `strengths` of the recipe; the method's own is 2)"
+    )
+    assert (
+        words(TrainConfig("dph-js", strength=0.5))
+        == "strength of dph-js: 0.5 (as given for this run; the method's own is 2)"
+    )
+    assert words(TrainConfig("dph-f")) == "strength of dph-f: 1 (the method's own is 1)"
+    assert words(TrainConfig("grpo")) == "grpo has no penalty, and no strength"
+
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "research.md").read_text().split("## My own problems")[1]
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.S)
+
+
+def test_the_page_on_ones_own_problems_works_as_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    row = json.loads(blocks("json")[0])
+    rows = [row | {"question": f"What is {i} + 25?", "answer": str(i + 25)} for i in range(50)]
+    Path("mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    exec(blocks("python")[0], {})
+    recipe, sets = blocks("yaml")[:2]
+    Path("mine.yaml").write_text(recipe)
+    Path("mine_sets.yaml").write_text(sets)
+    given = settings.read("mine.yaml")
+    train = Recipe(**given[Recipe]).load_problems()
+    (validation,) = settings.problem_sets(EvaluateConfig(**given[EvaluateConfig]))
+    assert len(train) == 30 and len(validation.problems) == 10
+    assert not {p.prompt for p in train} & {p.prompt for p in validation.problems}
+    assert "\\boxed{}" in train[0].prompt and train[0].answer.isdigit()
+    assert TrainConfig(**given[TrainConfig]).method == "dph-js"
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ SCRIPT = """
 """
 
 # `oneColumn(figure, width)`: a copy whose panels stand below each other and whose legend stands below them all, where the page
-# is too narrow for panels side by side; the figure itself elsewhere. Titles break at their middle dots.
+# is too narrow for panels side by side; the figure itself elsewhere. Titles break at middle dots and where a line is full.
 NARROW = """
 const oneColumn = (figure, width) => {
   if (!width || width >= 720) return figure;
@@ -91,9 +91,18 @@ const oneColumn = (figure, width) => {
     return { x, y, name: "x" + key.slice(5), old: [domain(x), domain(y)] };
   }).filter(({ y }) => y).sort((a, b) => b.old[1][1] - a.old[1][1] || a.old[0][0] - b.old[0][0]);
   const rows = new Set(panels.map(({ old }) => old[1][1])).size, many = panels.length > rows;
-  const lines = (layout.title?.text ?? "").replace(/ · /g, "<br>");
-  if (layout.title) Object.assign(layout.title, { text: lines, font: { ...layout.title.font, size: 14 } });
-  const top = 64 + 18 * lines.split("<br>").length;
+  const most = (width - 100) / 7.5, plain = (text) => text.replace(/<[^>]*>/g, "").length;
+  const lines = (layout.title?.text ?? "").replace(/ · /g, "<br>").split("<br>").map((line) => {
+    let row = "";
+    return line.split(/ (?![^<]*>)/).reduce((all, word) => {
+      const full = row && plain(row) + plain(word) >= most;
+      row = full || !row ? word : `${row} ${word}`;
+      return all + (!all ? "" : full ? "<br>" : " ") + word;
+    }, "");
+  }).join("<br>");
+  const font = { ...layout.title?.font, size: 14 }, pad = { t: width < 460 ? 54 : 30 };  // below the toolbar of one or two rows
+  if (layout.title) Object.assign(layout.title, { text: lines, font, pad, yref: "container", y: 1, yanchor: "top" });
+  const top = 40 + pad.t + 18 * lines.split("<br>").length;
   const shown = data.filter(({ name, showlegend }) => name && showlegend !== false).length;
   const below = layout.showlegend === false || shown < 2 ? 60 : 84 + 22 * Math.ceil(shown / 2);
   const inside = many ? 300 * panels.length : (layout.height ?? 450) - 140;

@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from dphrl_lite.tasks.completions import without_thoughts
 from dphrl_lite.tasks.worker import Workers
 
+NO_ANSWER = (
+    "no answer found in the completion"  # the reason where a completion may be right, in a form that nobody reads
+)
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -97,7 +97,8 @@ _ALL = "all problems"
 
 
 def _words(name: str, out: Outcomes) -> str:
-    return f"{name}: {len(out)} problems, {out.n.max()} answers to each, {out.c.sum() / out.n.sum():.1%} of them right."
+    problems = f"{len(out)} problem{'s' * (len(out) != 1)}"
+    return f"{name}: {problems}, {out.n.max()} answers to each, {out.c.sum() / out.n.sum():.1%} of them right."
 
 
 class CountsLab(Live):

@@ -148,7 +148,7 @@ def a_table_of_ones_own_is_uploaded(notebook):
     cell.locator(".js-plotly-plot .main-svg").first.wait_for()
     for name, table, told in (
         ("bad.csv", "n,right\n8,1\n", "no column c"),
-        ("good.csv", "model,problem,n,c\nmine,p,8,1\nours,p,8,4\n", "mine: Outcomes(1 problems, 8 samples each"),
+        ("good.csv", "model,problem,n,c\nmine,p,8,1\nours,p,8,4\n", "mine: 1 problem, 8 answers to each"),
     ):
         with notebook.page.expect_file_chooser() as chooser:
             cell.locator('button:has-text("or upload")').click()

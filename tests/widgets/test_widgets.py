@@ -208,7 +208,8 @@ def test_counts_lab_draws_an_uploaded_table_of_two_models():
     assert np.allclose(next(t for t in cover.data if t.name == "new").y[-1], new.cover_at(1.0))
     assert sorted(flow.data[0].link.value) == pytest.approx(sorted(passk.compare(old, new, 16)), abs=1e-4)
     below = passk.crossing(old, new)
-    assert (f"falls below at k = {below}" if below else "never falls below") in words
+    ends = f"falls below that of old at k = {below}" if below else "stays at or above that of old"
+    assert f"Pass@k of new {ends}." in words and "Outcomes(" not in words
     for control, value in {"family": "few", "k": 2, "trained": "newest", "base": "new"}.items():
         assert change(lab, control, value), control
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from dphrl_lite.errors import lookup
 
@@ -133,6 +134,26 @@ def progress(notebook: str) -> str:
     open_ones = ", ".join(name for name in names if name not in right)
     done = f"; still open: {open_ones}." if open_ones else ". All done."
     return _Line(f"Exercises of notebook {notebook}: {len(right)} of {len(names)} right{done}")
+
+
+def collected(text: str) -> pd.DataFrame:
+    """What a class has pasted: a row for each line of `progress`, and one for each "vote: ..." found in `text`.
+
+    Returns:
+        Columns notebook, right, of, open (the exercises that are left, a list) and vote; what a line does not say is missing.
+    """
+    lines = re.finditer(r"Exercises of notebook (\S+): (\d+) of (\d+) right(?:; still open: ([^.\n]*))?", text)
+    rows = [
+        {
+            "notebook": n,
+            "right": int(right),
+            "of": int(of),
+            "open": (left or "").replace(" ", "").split(",") if left else [],
+        }
+        for n, right, of, left in (line.groups() for line in lines)
+    ]
+    rows += [{"vote": vote.strip()} for vote in re.findall(r"^\s*vote:(.+)$", text, flags=re.M | re.I)]
+    return pd.DataFrame(rows, columns=["notebook", "right", "of", "open", "vote"])
 
 
 # ---- what checks are made of -----------------------------------------------------------------------------------------

@@ -161,3 +161,20 @@ def test_an_exercise_without_check_or_solution_is_refused(change):
     asked.update(nbformat.from_dict(change))
     with pytest.raises(ValueError, match=r"exercise 01-1 of a\.ipynb"):
         solutions.solved(book(asked), "a.ipynb")
+
+
+def test_the_lines_of_a_class_are_collected(monkeypatch):
+    monkeypatch.setattr(check, "_given", {})
+    lines = [
+        str(check.progress("06")),
+        "Ada: Exercises of notebook 01: 3 of 3 right. All done.",
+        "vote: dph-js",
+        "noise",
+    ]
+    table = check.collected("\n".join(lines))
+    assert table["notebook"].tolist()[:2] == ["06", "01"]
+    assert table["right"].tolist()[:2] == [0, 3]
+    assert (
+        table["open"][0] == [name for name in check.checks("06") if name.startswith("06-")] and table["open"][1] == []
+    )
+    assert table["vote"].dropna().tolist() == ["dph-js"]
