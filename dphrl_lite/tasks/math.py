@@ -4,7 +4,7 @@ Here: the verdict and its limits. Not here: where the answer stands (`math_answe
 Math-Verify drops (`math_readings.py`), parsing and equality (`math_worker.py`), and data sets (`problems.py`).
 """
 
-from dphrl_lite.tasks.base import Problem, Task, Verdict
+from dphrl_lite.tasks.base import NO_ANSWER, Problem, Task, Verdict
 from dphrl_lite.tasks.math_worker import MAX_GOLD
 from dphrl_lite.tasks.worker import WorkerError, Workers
 
@@ -63,7 +63,7 @@ def _verdict(found: dict, gold: str) -> Verdict:
     if "error" in found:
         return Verdict(False, None, f"the answer cannot be parsed: {found['error']}")
     if answer is None and "reason" not in found:
-        return Verdict(False, None, "no answer found in the completion")
+        return Verdict(False, None, NO_ANSWER)
     if found["correct"]:
         return Verdict(True, answer, "equal to the gold answer", gold.strip())
     if "reason" in found:
