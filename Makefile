@@ -39,7 +39,7 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab renew test book pictures solutions frontier class lint format doctor constraints clean again
+.PHONY: test-gpu help lab renew test book pictures solutions frontier class lint format doctor constraints clean again
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -156,3 +156,7 @@ clean: ## remove .venv and caches; your runs/ stay
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "removed $(VENV), build products and caches"
+
+test-gpu: export DPHRL_TEST_GPU = 1
+test-gpu: $(INSTALLED) ## tests that need an NVIDIA GPU
+	@$(RUN) -m pytest tests/gpu -rs
