@@ -555,8 +555,9 @@ def manifest(task: Task, explored: Sequence[Problem], parts: Partition, config: 
     """What decides a run: its settings, the task's identity, a digest of the data, and the divergence's values."""
     rehearsal = [ids.tolist() for ids in parts.rehearsal["token_ids"]]
     data = checkpoint.digest([asdict(p) for p in explored], rehearsal)
-    may_change = ("steps", "checkpoint_every", "trackers")
-    settings = {name: value for name, value in asdict(config).items() if name not in may_change}
+    left_out = {"steps", "checkpoint_every", "trackers"}  # these may change
+    left_out |= set() if config.joint_mean else {"joint_mean"}  # folders that are older than this setting go on
+    settings = {name: value for name, value in asdict(config).items() if name not in left_out}
     identity, method = {"kind": "training"} | task.identity() | {"data": data} | settings, METHODS[config.method]
     if method.divergence:  # two divergences of one name are two runs
         f = rehearsal_divergence(method, config.alpha).f

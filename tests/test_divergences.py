@@ -318,5 +318,7 @@ def test_register_accepts_what_is_built_in_under_another_name(name):
     built_in = divergences.get(name)
     try:
         divergences.register(divergences.Divergence(name="again", f=built_in.f))
+        log_u = torch.linspace(-5, 5, 11)
+        assert torch.equal(divergences.get("again").f(log_u), built_in.f(log_u))
     finally:
         divergences._REGISTRY.pop("again", None)

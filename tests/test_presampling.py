@@ -585,6 +585,7 @@ def test_answers_that_nobody_can_read_are_said(tiny, few_problems):
     four = few_problems[:4]
     ids = [p.id for p in four]
     with pytest.warns(UserWarning, match=r"in 75% of 8 completions no answer was found.*boxed"):
-        presampling.sample(tiny, Silent(ids[:3]), four, samples=2, progress=False)
+        most = presampling.sample(tiny, Silent(ids[:3]), four, samples=2, progress=False)
     with warnings.catch_warnings(action="error"):
-        presampling.sample(tiny, Silent(ids[:2]), four, samples=2, progress=False)
+        half = presampling.sample(tiny, Silent(ids[:2]), four, samples=2, progress=False)
+    assert [(table["reason"] == NO_ANSWER).mean() for table in (most, half)] == [0.75, 0.5]

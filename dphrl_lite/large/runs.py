@@ -104,9 +104,8 @@ def translated(config: TrainConfig, policy: Policy, problems: Sequence[Problem])
         ValueError: a setting that TRL has no counterpart of, or batches that do not divide evenly.
     """
     carried(config.method)
-    foreign = [
-        n for n, x in {"penalty_target": None, "advantage_k": 1, "trackers": None}.items() if getattr(config, n) != x
-    ]
+    usual = {"penalty_target": None, "advantage_k": 1, "joint_mean": False, "trackers": None}
+    foreign = [name for name, value in usual.items() if getattr(config, name) != value]
     if foreign:
         raise ValueError(
             f"TRL cannot carry {', '.join(foreign)}: leave it out (trackers: TRL's report_to), or use the kit's own trainer"

@@ -156,6 +156,8 @@ def _stop_clock(connection: sqlite3.Connection, reference: sqlite3.Connection):
     """Make `NOW` the time of all functions of `connection` that ask for it; `reference` computes what they return."""
 
     def at_now(name: str, index: int):
+        """SQLite's function `name`, whose time stands at `index` of its arguments, at `NOW` where it would ask the clock."""
+
         def function(*arguments):
             now = len(arguments) == index or str(arguments[index]).strip().lower() == "now"
             subsecond = len(arguments) > index and str(arguments[index]).lower() in ("subsec", "subsecond")

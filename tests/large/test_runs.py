@@ -71,6 +71,7 @@ def test_a_run_goes_on_and_keeps_to_itself(train, tmp_path):
     "settings, why",
     [
         ({"penalty_target": 0.1}, "penalty_target"),
+        ({"joint_mean": True}, "joint_mean"),
         ({"advantage_k": 2}, "advantage_k"),
         ({"minibatches": 5}, "even batches"),
         ({"rehearsal_per_step": 7, "minibatches": 2}, "even batches"),
