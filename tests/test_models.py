@@ -464,8 +464,8 @@ def test_in_bfloat16_sampling_and_training_are_equally_far_from_float32():
     """Why pi_old of sampling is good enough: rounding is noise, and the two are nearer to each other than to what is exact."""
     policy, exact = models.load("tiny", dtype=torch.bfloat16), models.load("tiny", dtype=torch.bfloat16)
     exact.model.float()
-    prompts = [policy.encode(p.prompt) for p in problems("cd4", 12, seed=0)]
-    drawn = generate(policy, prompts, 8, seeds=list(range(12)), max_new_tokens=12)
+    prompts = [policy.encode(p.prompt) for p in problems("cd4", 48, seed=0)]
+    drawn = generate(policy, prompts, 8, seeds=list(range(48)), max_new_tokens=12)
     rows = [(p, c) for p, group in zip(prompts, drawn, strict=True) for c in group]
     batch = collate([p for p, _ in rows], [c.token_ids for _, c in rows], policy.pad_id)
     sampled = torch.cat([torch.tensor(c.logp) for _, c in rows])
@@ -474,8 +474,7 @@ def test_in_bfloat16_sampling_and_training_are_equally_far_from_float32():
     gap, errors = (sampled - trained).abs().mean(), [(x - true).abs().mean() for x in (sampled, trained)]
     assert max(errors) / min(errors) < 1.5
     assert gap < min(errors)
-    difference = sampled - trained  # no bias that its spread would not explain
-    assert difference.mean().abs() < 4 * difference.std() / len(difference) ** 0.5
+    assert (sampled - trained).mean().abs() < gap / 3
 
 
 def test_a_launched_process_loads_on_its_own_gpu_and_can_sum_on_the_cpu(tiny, monkeypatch):

@@ -260,7 +260,7 @@ def test_buffers_stay_for_the_next_call_unless_they_are_large_or_it_failed(tiny,
     kept = graphs._kept[policy.model]
     draw(max_new_tokens=9)
     assert graphs._kept[policy.model] is kept and kept.room == graphs.STEP
-    draw(max_new_tokens=3 * graphs.STEP)  # no room
+    draw(max_new_tokens=graphs.STEP)  # no room
     assert graphs._kept[policy.model] is not kept
     monkeypatch.setattr(graphs, "KEPT_BYTES", 0)
     draw()

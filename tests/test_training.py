@@ -851,9 +851,10 @@ def rough(countdown, few_problems):
 def test_in_bfloat16_logps_that_rounding_parts_are_computed_again_and_it_is_said(train, rough, monkeypatch, recwarn):
     policy, parts = rough
     quick = {"policy": policy, "steps": 1, "minibatches": 1}
-    as_stored = train(parts=shifted(parts, 0.01), **quick).log.iloc[0]  # within the tolerance: taken as they are
+    with monkeypatch.context() as untouched:  # within the tolerance: taken as they are
+        untouched.setattr(training.batches, "with_logps", lambda *_: pytest.fail("computed again"))
+        train(parts=shifted(parts, 0.01), **quick)
     assert not [w for w in recwarn if "computed again" in str(w.message)]
-    assert as_stored["log_u_high"] == pytest.approx(0.01, abs=2e-3)
     with pytest.warns(UserWarning, match=r"rehearsal samples: .* differ .* by 0\.05\d nats .* computed again"):
         log = train(parts=shifted(parts, 0.05), **quick).log.iloc[0]
     assert log["penalty"] < 1e-4
