@@ -64,7 +64,8 @@ FEW, MORE = 16, 80  # tokens, of which the difference is timed, of the slower wa
 class Numbers:
     """A tokenizer of numbers: the weights know no words."""
 
-    pad_token_id, eos_token_id, unk_token_id, chat_template = 0, None, None, None
+    pad_token_id, chat_template = 0, None
+    bos_token_id = eos_token_id = unk_token_id = None
 
     def __init__(self, vocabulary: int):
         self.vocabulary = vocabulary

@@ -34,7 +34,7 @@ class Method:
     clip_high: float = 0.28
     penalty: Literal["none", "rehearsal_f", "rehearsal_ce", "reference_k2", "reference_k3", "js_definition"] = "none"
     divergence: str | None = None
-    strength: float = 0.0  # eta or beta when the run does not set one; DPH: equal curvature, eta f''(1) = 1
+    strength: float | None = 0.0  # its own eta or beta; DPH: equal curvature, eta f''(1) = 1, None where there is none
     dynamic_sampling: bool = False  # draw on until every group has both right and wrong answers
 
     @property
@@ -51,6 +51,15 @@ class Method:
     def mirrors(self) -> bool:
         """Whether the policy answers D_pef's prompts, too, to be compared with the stored answers."""
         return self.penalty == "js_definition"
+
+    def strength_of(self, given: float | None) -> float:
+        """The eta or beta of a run: as `given`, or the method's own. Raises `ValueError` where there is neither."""
+        if given is None and self.strength is None:
+            raise ValueError(
+                f"{self.name!r} has no default strength: equal curvature needs 1 / f''(1), and that of its f is 0 or infinite "
+                "(a flat place or a kink at u = 1); set `strength` yourself"
+            )
+        return self.strength if given is None else float(given)
 
 
 _FIXED = {
@@ -85,15 +94,10 @@ class _Methods(Mapping):
         if divergence not in divergences.names():
             raise unknown("method", name, list(self))
         curvature = divergences.get(divergence).curvature
-        strength = (
-            1 / curvature if 0 < curvature < float("inf") else math.nan
-        )  # `TrainConfig` says that one must be given
+        strength = float(f"{1 / curvature:.3g}") if 0 < curvature < math.inf else None
         label = "alpha" if divergence == "alpha" else divergences.get(divergence).label
         summary = f"rehearsal of D_pef with f(u), {label}"
-        rounded = (
-            float(f"{strength:.3g}") if math.isfinite(strength) else math.nan
-        )  # one object, equal to itself in tuples
-        settings = {"penalty": "rehearsal_f", "divergence": divergence, "strength": rounded}
+        settings = {"penalty": "rehearsal_f", "divergence": divergence, "strength": strength}
         return Method(name, "exploration", summary, **settings)
 
     def __iter__(self) -> Iterator[str]:

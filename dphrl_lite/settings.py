@@ -173,9 +173,11 @@ class Recipe(Data):
         if method.penalty == "none":
             return f"{method.name} has no penalty, and no strength"
         whose = "as given for this run" if given.strength is not None else "from `strengths` of the recipe"
-        own = f"the method's own is {method.strength:g}"
-        strength, whose = (method.strength, own) if used.strength is None else (used.strength, f"{whose}; {own}")
-        return f"strength of {method.name}: {strength:g} ({whose})"
+        own = (
+            "the method has none of its own" if method.strength is None else f"the method's own is {method.strength:g}"
+        )
+        whose = own if used.strength is None else f"{whose}; {own}"
+        return f"strength of {method.name}: {method.strength_of(used.strength):g} ({whose})"
 
     def _strengths(self) -> dict[str, float]:
         pairs = [pair.partition("=") for pair in self.strengths or ()]

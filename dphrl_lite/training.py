@@ -30,7 +30,6 @@ What is not the method is called here and stands in `engine`: several processes 
 """
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -116,11 +115,6 @@ class TrainConfig:
             raise ValueError(
                 f"advantage_k = {self.advantage_k} with samples = {self.samples} compares nothing: it must be below samples, so "
                 "that there are several groups of k completions; lower advantage_k or raise samples"
-            )
-        if self.strength is None and math.isnan(METHODS[self.method].strength):
-            raise ValueError(
-                f"{self.method!r} has no default strength: equal curvature needs 1 / f''(1), and that of its f is 0 or infinite "
-                "(a flat place or a kink at u = 1); set `strength` yourself"
             )
         if self.penalty_target is not None and (METHODS[self.method].penalty == "none" or self.strength == 0):
             raise ValueError(
@@ -241,7 +235,7 @@ class _Trainer:
 
     def __init__(self, policy: Policy, task: Task, problems, parts: Partition, config: TrainConfig, in_place: bool):
         self.method, self.task, self.config = METHODS[config.method], task, config
-        self.strength = self.method.strength if config.strength is None else config.strength
+        self.strength = self.method.strength_of(config.strength)
         self.eta = self.strength  # of the step to come
         self.longest = config.max_new_tokens or policy.max_new_tokens
         by_id = {p.id: p for p in problems}

@@ -85,10 +85,11 @@ def test_dph_strengths_are_of_equal_curvature(divergence):
 
 
 def test_a_kink_has_no_curvature_to_divide_by():
-    assert math.isnan(METHODS["dph-total_variation"].strength)
+    assert METHODS["dph-total_variation"].strength is None
     with pytest.raises(ValueError, match="no default strength"):
-        TrainConfig("dph-total_variation")
-    assert TrainConfig("dph-total_variation", strength=0.5).strength == 0.5
+        METHODS["dph-total_variation"].strength_of(TrainConfig("dph-total_variation").strength)
+    assert METHODS["dph-total_variation"].strength_of(0.5) == 0.5
+    assert METHODS["dph-js"].strength_of(None) == METHODS["dph-js"].strength
 
 
 def test_a_registered_divergence_is_a_method_at_once(registry):

@@ -20,7 +20,7 @@ from dphrl_lite.tasks.problems import BOXED
 from dphrl_lite.training import TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PAPER = sorted((REPOSITORY / "recipes").glob("paper_*.yaml"))
+PAPER = sorted(path for name in ("paper", "release") for path in (REPOSITORY / "recipes").glob(f"{name}_*.yaml"))
 # what the paper and the readme of its release try for each method
 TRIED = {"rkl": (0.01, 0.01), "rkl-k3": (0.01, 0.01), "dph-f": (0.01, 0.05), "dph-js": (0.05, 0.2)}
 TRIED |= {"dph-alpha": (0.01, 0.05), "sft": (0.01, 0.05), "dph-js-definition": (0.1, 0.4)}

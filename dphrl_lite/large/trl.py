@@ -100,7 +100,7 @@ class DPHConfig(GRPOConfig):
                 f"rehearsal_batch_size = {self.rehearsal_batch_size} and strength = {self.strength}; expected at least 1 "
                 "and at least 0"
             )
-        self.strength = method.strength if self.strength is None else self.strength
+        self.strength = method.strength_of(self.strength)
         self.epsilon = method.clip_low if self.epsilon is None else self.epsilon
         self.epsilon_high = method.clip_high if self.epsilon_high is None else self.epsilon_high
         super().__post_init__()

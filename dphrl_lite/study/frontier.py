@@ -225,8 +225,11 @@ def own_run(
     lookup(TRAINED, "domain", domain)
     lookup(DRAWN, "split", split)
     own = METHODS[variant.method]
-    usual = variant.back if variant.back is not None else None if own.penalty == "none" else own.strength
-    trial = Trial(domain, method, usual if usual is None or strength is None else float(strength), seed)
+    if variant.back is not None:
+        strength = variant.back if strength is None else float(strength)
+    else:
+        strength = None if own.penalty == "none" else own.strength_of(strength)
+    trial = Trial(domain, method, strength, seed)
     sets = [replace(part, problems=part.problems[:problems]) for part in _sets(domain, split)]
     stages = trial.stages(**{} if steps is None else {"steps": steps})
     return _labelled(_run(domain, stages, Path(folder), sets, progress), trial)[COLUMNS]
