@@ -135,7 +135,8 @@ def evaluate(
     """
     run = {"method": "base", "strength": None, "seed": 0} | run
     labels = [progress and f"{run['method']} [{i}/{len(sets)}] {part.name}" for i, part in enumerate(sets, 1)]
-    folders = [out and Path(out) / part.name for part in sets]
+    names = [checkpoint.file_name(part.name) for part in sets]
+    folders = [out and Path(out) / name for name in names]
     if shard is not None:
         for part, folder, label in zip(sets, folders, labels, strict=True):
             _draw(policy, part, config, folder, label, shard)
@@ -143,11 +144,11 @@ def evaluate(
             return None
         labels = [False] * len(sets)  # what is there is only read
     tables = []
-    for part, folder, label in zip(sets, folders, labels, strict=True):
+    for part, name, folder, label in zip(sets, names, folders, labels, strict=True):
         table = outcomes(policy, part, config, folder, label).assign(**run)
         table = table[COLUMNS + [column for column in EXTRA if column in table]]
         if folder:
             write = lambda path, table=table: table.to_parquet(path, index=False)
-            checkpoint.write_whole(Path(out) / f"{part.name}.parquet", write)
+            checkpoint.write_whole(Path(out) / f"{name}.parquet", write)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)

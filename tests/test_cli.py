@@ -321,3 +321,17 @@ def test_experiment_prints_the_shipped_outcomes(capsys, name):
     assert cli.main(["experiment", name]) == 0
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("Pass@64", "base", "grpo", "dph-js"))
+
+
+def test_a_set_whose_name_the_locale_cannot_write_is_evaluated(tmp_path):
+    sets = '"größe": {task: countdown, problems: [countdown:cd3], split: test, limit: 2}\n'
+    (tmp_path / "sets.yaml").write_text(sets, encoding="utf-8")
+    evaluate = 'evaluate: {sets: sets.yaml, in_domain: ["größe"], out_of_domain: [], samples: 2, max_new_tokens: 4}\n'
+    (tmp_path / "recipe.yaml").write_text(f"model: tiny\nout: runs\n{evaluate}", encoding="utf-8")
+    ascii_only = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, "-m", "dphrl_lite.cli", "evaluate", "--config", "recipe.yaml"]
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=os.environ | ascii_only)
+    assert done.returncode == 0, done.stderr[-500:]
+    base = tmp_path / "runs/evaluation/base"
+    assert "größe" in (base / "report.md").read_text(encoding="utf-8")
+    assert [path.name for path in base.glob("*.parquet")] == ["gr%C3%B6%C3%9Fe.parquet"]

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -108,6 +109,15 @@ def _check_same_run(folder: Path, there: dict, here: dict):
 def _difference(there: dict, here: dict) -> str:
     keys = sorted(k for k in there.keys() | here.keys() if there.get(k) != here.get(k))
     return "\n".join(f"  {k}: there {there.get(k)!r}, asked for {here.get(k)!r}" for k in keys)
+
+
+def file_name(name: str) -> str:
+    """`name`, percent-encoded where the locale's file names cannot hold its letters."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return quote(name)
+    return name
 
 
 def write_whole(path: Path, write: Callable[[Path], object], overwrite: bool = True):
