@@ -182,7 +182,8 @@ def train(
             "this policy (or its adapter) has been trained already, and a run starts from the untouched one: load it again"
         )
     check_inputs(problems, parts, config)
-    trainer = _Trainer(policy, task, problems, parts, config, in_place)
+    with checkpoint.explained(out and Path(out)):  # the rehearsal buffer is looked through before the first step
+        trainer = _Trainer(policy, task, problems, parts, config, in_place)
     records = trainer.run(out, on_step, progress)
     return Run(trainer.policy, pd.DataFrame(records, columns=list(METRICS)), config, trainer.strength)
 

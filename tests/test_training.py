@@ -611,6 +611,12 @@ def test_a_full_disk_or_memory_stops_with_clear_words_and_the_run_goes_on(train,
     assert_same(train(out=tmp_path, steps=4), train(steps=4))
 
 
+def test_out_of_memory_before_the_first_step_names_the_setting(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(training.batches, "differences", full_memory)
+    with pytest.raises(MemoryError, match=r"no checkpoint yet.*Lower microbatch_tokens"):
+        train(out=tmp_path / "run")
+
+
 def test_out_of_memory_without_a_folder_says_so(train, monkeypatch):
     monkeypatch.setattr(training, "generate", full_memory)
     with pytest.raises(MemoryError, match="no folder to go on from"):

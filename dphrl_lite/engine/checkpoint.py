@@ -219,8 +219,12 @@ def explained(folder: Path | None):
     try:
         yield
     except Exception as error:
-        safe = f"the last checkpoint in {folder} is intact, and the same call goes on from it"
-        safe = "this run had no folder to go on from (out=...)" if folder is None else safe
+        if folder is None:
+            safe = "this run had no folder to go on from (out=...)"
+        elif folder.is_dir() and _steps(folder):
+            safe = f"the last checkpoint in {folder} is intact, and the same call goes on from it"
+        else:
+            safe = f"nothing is lost: {folder} has no checkpoint yet, and the same call begins there"
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             raise OSError(errno.ENOSPC, f"the disk is full; {safe} once there is room") from error
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
