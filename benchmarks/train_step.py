@@ -106,33 +106,42 @@ def ours(folder: Path, steps: int, method: str, **settings) -> dict:
 
 
 def trl(folder: Path, steps: int, beta: float = 0.0, method: str | None = None) -> dict:
+    import torch
+
+    from dphrl_lite.metrics import peak_memory_gb
+
+    sampled = []
+
+    def reward(completion_ids, completions, **_):
+        sampled.append(sum(map(len, completion_ids)))
+        return [float(right(c)) for c in completions]
+
+    trainer, clock = trl_trainer(folder, steps, beta, method, reward)
+    held = rss()
+    trainer.train()
+    tokens, rehearsed = sampled[1:], getattr(trainer, "rehearsed", 0) / (steps + 1)
+    return {
+        "seconds": clock.seconds[1:],
+        "sampled": tokens,
+        "trained": [count + rehearsed for count in tokens],
+        "reference_forwards": PROBLEMS * SAMPLES if beta else 0,
+        "mb": peak_memory_gb(torch.device("cpu")) * 1e3 - held,
+    }
+
+
+def trl_trainer(folder: Path, steps: int, beta: float, method: str | None, reward) -> tuple:
+    """TRL's trainer, or with a method the kit's layer over it, and the callback that times its steps."""
     import pandas as pd
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
     from dphrl_lite import presampling
-    from dphrl_lite.metrics import peak_memory_gb
     from dphrl_lite.tasks.countdown import problems
 
-    class Clock(TrainerCallback):
-        def __init__(self):
-            self.seconds, self.sampled = [], []
-
-        def on_step_begin(self, *_, **__):
-            self.started = time.perf_counter()
-
-        def on_step_end(self, *_, **__):
-            self.seconds.append(time.perf_counter() - self.started)
-
-    clock = Clock()
-
-    def reward(completion_ids, completions, **_):
-        clock.sampled.append(sum(map(len, completion_ids)))
-        return [float(right(c)) for c in completions]
-
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    clock, chosen = step_clock(), problems("cd4", 256, seed=0)
+    about = {"processing_class": AutoTokenizer.from_pretrained(folder / "model"), "callbacks": [clock]}
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
     settings = dict(  # noqa: C408
         output_dir=str(folder / f"trl-{method}-{beta}"), use_cpu=True, bf16=False, report_to=[], save_strategy="no",
@@ -140,33 +149,31 @@ def trl(folder: Path, steps: int, beta: float = 0.0, method: str | None = None) 
         num_generations=SAMPLES, max_completion_length=LONGEST, temperature=1.0, learning_rate=1e-4, optim="adamw_torch",
         gradient_checkpointing=False, disable_tqdm=True, logging_strategy="no", seed=0,
     )  # fmt: skip
-    chosen, held = problems("cd4", 256, seed=0), rss()
-    if method:
-        from dphrl_lite.large.trl import DPHConfig, DPHTrainer
-
-        config = DPHConfig(
-            method=method, rehearsal_batch_size=PROBLEMS * SAMPLES // 8, reward_weights=[1, 0], **settings
-        )
-        parts = presampling.partition(pd.read_pickle(folder / "rollouts.pkl"))
-        about = {"processing_class": tokenizer, "callbacks": [clock], "reward_funcs": reward}
-        trainer = DPHTrainer(model, checksum_task(), chosen, parts, config, **about)
-    else:
+    if not method:
         data = Dataset.from_list([{"prompt": p.prompt} for p in chosen])
-        about = {"processing_class": tokenizer, "callbacks": [clock]}
-        trainer = GRPOTrainer(model, reward, GRPOConfig(beta=beta, **settings), data, **about)
-    trainer.train()
-    tokens = clock.sampled[1:]
-    asked = PROBLEMS * SAMPLES if beta else 0
-    rehearsed = getattr(trainer, "rehearsed", 0) / (steps + 1)
-    more = peak_memory_gb(torch.device("cpu")) * 1e3 - held
-    trained = [x + rehearsed for x in tokens]
-    return {
-        "seconds": clock.seconds[1:],
-        "sampled": tokens,
-        "trained": trained,
-        "reference_forwards": asked,
-        "mb": more,
-    }
+        return GRPOTrainer(model, reward, GRPOConfig(beta=beta, **settings), data, **about), clock
+    from dphrl_lite.large.trl import DPHConfig, DPHTrainer
+
+    config = DPHConfig(method=method, rehearsal_batch_size=PROBLEMS * SAMPLES // 8, reward_weights=[1, 0], **settings)
+    parts = presampling.partition(pd.read_pickle(folder / "rollouts.pkl"))
+    return DPHTrainer(model, checksum_task(), chosen, parts, config, reward_funcs=reward, **about), clock
+
+
+def step_clock():
+    """A callback with the seconds of each step."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def __init__(self):
+            self.seconds = []
+
+        def on_step_begin(self, *_, **__):
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *_, **__):
+            self.seconds.append(time.perf_counter() - self.started)
+
+    return Clock()
 
 
 def child(*arguments: str):

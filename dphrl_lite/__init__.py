@@ -1,12 +1,14 @@
 """dphrl_lite: Diversity-Preserving Hybrid RL, small enough to read and real enough to train with.
 
-This folder is the method, in reading order: `divergences` (1: f, and the loss on stored samples), `objectives` (2:
-advantages, clipped loss, penalties, `METHODS`), `sampling` (3), `presampling` (4: sample, verify, split, rehearsal buffer),
-`training` (5: the hybrid step and the loop), `evaluation` (6), `passk` (7); beside them `models`, `metrics` and `errors`.
-The rooms: `tasks` (verifiable problems), `engine` (log-probs, caches, checkpoints, several processes), `lab` (toy worlds
-where everything is exact), `scale` (memory, four bits, cost), `study` (pipeline, sweeps, what may be concluded), `figures`,
-`widgets`, `course` (exercises, their checks, the book); `cli` and `doctor` are what people type. Arrows only point downward:
-errors -> engine, tasks, divergences, passk -> the method -> lab, scale -> study -> figures -> widgets -> cli, course.
+This folder is the method, in reading order: `divergences` (1: f of each, and its mean over tokens), `objectives` (2:
+advantages, the clipped loss, the rehearsal loss, `METHODS`), `sampling` (3), `presampling` (4: sample, verify, split,
+rehearsal buffer), `training` (5: the hybrid step and the loop), `evaluation` (6), `passk` (7); beside them `models`,
+`metrics`, `errors`.
+The rooms: `tasks` (verifiable problems), `engine` (log-probs, caches, CUDA graphs, run folders and resume, processes),
+`lab` (toy worlds where everything is exact), `scale` (memory, four bits, cost), `large` (TRL, vLLM), `study` (pipeline,
+sweeps, conclusions), `figures`, `widgets`, `course` (exercises, checks, the book). People type `cli`, `commands`, `doctor`;
+`settings` has recipes and names of runs. Arrows only point downward: errors -> engine, tasks, divergences, passk -> the
+method -> lab, scale -> settings, large -> study -> figures -> widgets -> cli, course.
 """
 
 from importlib import import_module

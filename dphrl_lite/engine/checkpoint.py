@@ -1,6 +1,7 @@
 """Folders that survive a kill: a manifest that says whose they are, files written whole or not at all, and checkpoints.
 
 Pre-sampling, training and experiments all use this one mechanism. Nothing is ever overwritten by a different run.
+What a training run writes with it, and how it resumes: `journal`.
 """
 
 import errno

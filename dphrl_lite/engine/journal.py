@@ -1,4 +1,7 @@
-"""The folder of a training run: its log, one JSON line per step, and its checkpoints. What the metrics mean is `metrics`'s."""
+"""The folder of a training run, and how a run that was killed resumes: its log, one JSON line per step, and its checkpoints.
+
+What the metrics mean is `metrics`'s.
+"""
 
 import json
 from pathlib import Path

@@ -28,6 +28,7 @@ from transformers import AutoTokenizer
 from dphrl_lite import divergences
 from dphrl_lite.engine import checkpoint, precision
 from dphrl_lite.engine.batches import Stream, token_count
+from dphrl_lite.engine.loading import no_future_warnings
 from dphrl_lite.engine.logprobs import TokenBatch, collate, pad
 from dphrl_lite.errors import lookup
 from dphrl_lite.metrics import Averages
@@ -103,7 +104,8 @@ class DPHConfig(GRPOConfig):
         self.strength = method.strength_of(self.strength)
         self.epsilon = method.clip_low if self.epsilon is None else self.epsilon
         self.epsilon_high = method.clip_high if self.epsilon_high is None else self.epsilon_high
-        super().__post_init__()
+        with no_future_warnings():  # of TRL's own way with transformers
+            super().__post_init__()
 
 
 class DPHTrainer(GRPOTrainer):

@@ -1,4 +1,4 @@
-"""The process in which queries run and results are compared: `python -m dphrl_lite.tasks.sql_worker`.
+"""The sandbox of SQL: the process in which queries run and results are compared: `python -m dphrl_lite.tasks.sql_worker`.
 
 A query runs on a read-only connection of its own that refuses everything except reading. Its limits, in the order in
 which they should bite: steps of SQLite's virtual machine and bytes of SQLite's memory, which are the same on every
