@@ -73,12 +73,13 @@ def policy_of(case: Case) -> models.Policy:
     if case.model == "tiny":
         return random_tiny(case)
     policy = models.load(case.model)
-    ends, odds = torch.tensor(sorted(policy.eos_ids), device=policy.device), case.ending / (1 - case.ending)
+    words, odds = torch.arange(policy.model.lm_head.out_features, device=policy.device), case.ending / (1 - case.ending)
+    ends = torch.isin(words, torch.tensor(sorted(policy.eos_ids), device=policy.device))
+    eos = words == policy.tokenizer.eos_token_id
 
-    def end(head, inputs, logits):
-        logits[..., ends] = -torch.inf
-        if odds:
-            logits[..., policy.tokenizer.eos_token_id] = logits.logsumexp(-1) + math.log(odds)
+    def end(head, inputs, logits):  # nothing here waits for the GPU, or no graph could be captured
+        logits = logits.masked_fill(ends, -torch.inf)
+        return torch.where(eos, logits.logsumexp(-1, keepdim=True) + math.log(odds), logits) if odds else logits
 
     policy.model.lm_head.register_forward_hook(end)
     return policy
