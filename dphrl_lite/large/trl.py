@@ -214,6 +214,10 @@ class DPHTrainer(GRPOTrainer):
         ids = [prompt for prompt in encoded for _ in range(self.num_generations)]
         return {"prompt_ids": ids, "completion_ids": [c.token_ids for c in drawn], "logprobs": [c.logp for c in drawn]}
 
+    def _generate_and_score_completions(self, inputs):
+        with no_future_warnings():  # TRL asks for a name of transformers that the newest release has renamed
+            return super()._generate_and_score_completions(inputs)
+
     # ---- the loss ------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -15,7 +15,6 @@ from dphrl_lite.metrics import METRICS
 
 QUICK = {"steps": 2, "problems_per_step": 6, "samples": 4, "rehearsal_per_step": 8, "minibatches": 1, "progress": False}
 QUICK |= {"max_new_tokens": 12, "checkpoint_every": 1}
-pytestmark = pytest.mark.filterwarnings("ignore:`.*gradient_checkpointing` is deprecated:FutureWarning")
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ QUICK |= {"max_completion_length": 12, "use_cpu": True, "bf16": False, "seed": 0
 QUICK |= {"learning_rate": 1e-3, "lr_scheduler_type": "constant", "optim": "adamw_torch", "disable_tqdm": True}
 QUICK |= {"gradient_checkpointing": False, "save_strategy": "no", "logging_steps": 1}
 OURS = {"rehearsal_batch_size": 8, "kit_sampler": True}
-pytestmark = pytest.mark.filterwarnings("ignore:`.*gradient_checkpointing` is deprecated:FutureWarning")
 
 
 @pytest.fixture
@@ -111,6 +110,7 @@ def test_loss_and_gradient_of_a_step_are_the_kits(make, tiny, method):
     assert np.allclose(log_of(trainer)["penalty"], table["penalty"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:`.*gradient_checkpointing` is deprecated:FutureWarning")  # plain TRL
 def test_without_a_penalty_it_is_grpo_trainer_to_the_bit(make, tiny, tmp_path):
     trainer = make("dph-js", strength=0.0, kit_sampler=False)
     trainer.train()  # before the other one is made, which seeds all random numbers again
@@ -127,6 +127,7 @@ def test_without_a_penalty_it_is_grpo_trainer_to_the_bit(make, tiny, tmp_path):
 # ---- a run -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")  # notebook 07 shows these cells
 def test_a_run_is_the_kits_run(make, tiny, countdown, few_problems, parts):
     """The same problems, answers and stored answers in the same order: the same curves, up to std + 1e-4 for std + 1e-6."""
     settings = {"steps": 4, "problems_per_step": 6, "samples": 4, "minibatches": 1, "rehearsal_per_step": 8}
