@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 
@@ -36,7 +36,6 @@ from dphrl_lite.tasks import Problem, Task, countdown, minisql
 from dphrl_lite.training import TrainConfig
 
 FRONTIER = DATA / "frontier"
-TRIAL = ["domain", "method", "strength", "seed"]
 SEEDS, THRESHOLD = (0, 1, 2, 3, 4), 6
 CURVATURES = (0.03, 0.1, 0.3, 1.0, 3.0)  # eta f''(1): equal values are the fair first comparison of divergences
 SQL = tuple(minisql.FORMS)
@@ -104,6 +103,10 @@ class Trial:
         """Its files' name."""
         return run_name(self.seed, self.domain, self.method, self.strength)
 
+    def run(self, folder: Path):
+        """Write its outcomes and cost."""
+        run_trial(self, folder)
+
     def stages(self, **settings) -> Stages:
         """Its settings of every stage; `settings` are further ones of training."""
         evaluate = EvaluateConfig(greedy=False)
@@ -146,7 +149,7 @@ CLASS = [
 
 
 @cache
-def _sets(domain: str, split: str) -> list[ProblemSet]:
+def held_out(domain: str, split: str) -> list[ProblemSet]:
     """The held-out problems of a split; "probe" holds what reinforcement learning in this domain never trains."""
     source, sets = "test" if split == "probe" else split, []
     for family, count in HELD_OUT[domain][split].items():
@@ -172,20 +175,26 @@ def training_problems(domain: str) -> list[Problem]:
 
 def run_trial(trial: Trial, folder: Path):
     """Train and evaluate; writes the run's cost and then its outcomes."""
-    sets = [part for split in DRAWN for part in _sets(trial.domain, split)]
-    result = _run(trial.domain, trial.stages(), folder, sets)
+    sets = [part for split in DRAWN for part in held_out(trial.domain, split)]
+    result = run_stages(trial.domain, trial.stages(), folder, sets)
     table = _labelled(result, trial)
     entropy = float(table.loc[table["split"] == "test", "entropy"].mean())
-    text = json.dumps(asdict(trial) | _cost(result) | {"entropy": entropy})
+    text = json.dumps(asdict(trial) | cost(result) | {"entropy": entropy})
     checkpoint.write_whole(folder / f"{trial.name}.json", lambda path: path.write_text(text))
     checkpoint.write_whole(folder / f"{trial.name}.parquet", lambda path: table[COLUMNS].to_parquet(path, index=False))
 
 
-def _run(domain: str, stages: Stages, folder: Path, sets: Sequence[ProblemSet] = (), progress: bool = False) -> Result:
-    """The pipeline in a domain; the reference's answers to its training problems are drawn once, into `folder`."""
+def run_stages(
+    domain: str, stages: Stages, folder: Path, sets: Sequence[ProblemSet] = (), progress: bool = False, **calling
+) -> Result:
+    """The pipeline in a domain; the reference's answers to its training problems are drawn once, into `folder`.
+
+    `calling` goes on to `pipeline.run`.
+    """
     task, problems = _task(next(iter(TRAINED[domain]))), training_problems(domain)
     rollouts = folder / f"presampling-{domain}"
-    return pipeline.run(models.load("tiny"), stages, task, problems, sets, rollouts=rollouts, progress=progress)
+    calling |= {"rollouts": rollouts, "progress": progress}
+    return pipeline.run(models.load("tiny"), stages, task, problems, sets, **calling)
 
 
 def _labelled(result: Result, trial: Trial) -> pd.DataFrame:
@@ -230,12 +239,12 @@ def own_run(
     else:
         strength = None if own.penalty == "none" else own.strength_of(strength)
     trial = Trial(domain, method, strength, seed)
-    sets = [replace(part, problems=part.problems[:problems]) for part in _sets(domain, split)]
+    sets = [replace(part, problems=part.problems[:problems]) for part in held_out(domain, split)]
     stages = trial.stages(**{} if steps is None else {"steps": steps})
-    return _labelled(_run(domain, stages, Path(folder), sets, progress), trial)[COLUMNS]
+    return _labelled(run_stages(domain, stages, Path(folder), sets, progress), trial)[COLUMNS]
 
 
-def _cost(result: Result) -> dict:
+def cost(result: Result) -> dict:
     """Sums over a run's steps; `reward` and `penalty` are means over the last ten."""
     if result.training is None:
         return {}
@@ -248,7 +257,11 @@ def _cost(result: Result) -> dict:
 
 
 def sweep(
-    wanted: Sequence[Trial], folder: str | Path, minutes: float | None = None, processes: int | None = None
+    wanted: Sequence[Trial],
+    folder: str | Path,
+    minutes: float | None = None,
+    processes: int | None = None,
+    identity: Mapping | None = None,
 ) -> int:
     """Run the trials that `folder` lacks, each in one thread of one of `processes` processes.
 
@@ -257,19 +270,21 @@ def sweep(
         folder: of this sweep alone; what is there is not run again, whether as files of a trial or collected.
         minutes: no trial is begun after that; None runs all.
         processes: at once; None: one per core.
+        identity: what of the sweep, besides, may not change while it goes on.
 
     Returns:
         How many trials are still missing.
     """
     manifest = {"kind": "frontier", "threshold": THRESHOLD, "trained": TRAINED, "settings": SETTINGS}
-    manifest |= {"held_out": HELD_OUT, "drawn": DRAWN, "versions": checkpoint.versions()}
+    manifest |= {"held_out": HELD_OUT, "drawn": DRAWN, "versions": checkpoint.versions()} | dict(identity or {})
     manifest |= {"weights": checkpoint.weights_digest(models.load("tiny").model)}
     folder, until = checkpoint.claim(folder, manifest), time.time() + 60 * (np.inf if minutes is None else minutes)
     domains = dict.fromkeys(trial.domain for trial in wanted)
     for domain in domains:  # before trials do at once
-        _run(domain, Stages(DRAWING), folder, progress=True)
-    wanted = [Trial(domain, "base", None, 0) for domain in domains] + list(wanted)
-    done = _done(folder)
+        run_stages(domain, Stages(DRAWING), folder, progress=True)
+    kind = type(wanted[0]) if wanted else Trial
+    wanted = [kind(domain, "base", None, 0) for domain in domains] + list(wanted)
+    done = _done(folder, kind)
     missing = [trial for trial in wanted if trial.name not in done]
     bar = tqdm(total=len(wanted), initial=len(wanted) - len(missing), desc="frontier", unit="run")
     with bar, ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
@@ -280,7 +295,7 @@ def sweep(
         except BaseException:  # Ctrl-C too: those that run are finished, no other is begun
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    done = _done(folder)
+    done = _done(folder, kind)
     left = sum(trial.name not in done for trial in wanted)
     if left:
         print(f"{left} of {len(wanted)} runs are missing; the same command goes on with them", file=sys.stderr)
@@ -294,20 +309,25 @@ def _end_with_parent():
 
 def _in_time(trial: Trial, folder: Path, until: float) -> bool:
     if time.time() < until:
-        run_trial(trial, folder)
+        trial.run(folder)
         return True
     return False
 
 
-def _done(folder: Path) -> set[str]:
+def _done(folder: Path, kind: type[Trial] = Trial) -> set[str]:
     """The names of the trials whose outcomes are in `folder`."""
-    collected = _names(pd.read_parquet(folder / RUNS)) if (folder / RUNS).is_file() else []
+    collected = _names(pd.read_parquet(folder / RUNS), kind) if (folder / RUNS).is_file() else []
     return {path.stem for path in folder.glob("*-seed*.parquet")} | set(collected)
 
 
-def _names(runs: pd.DataFrame) -> list[str]:
-    rows = runs[TRIAL].itertuples(index=False)
-    return [Trial(r.domain, r.method, None if pd.isna(r.strength) else r.strength, r.seed).name for r in rows]
+def _names(runs: pd.DataFrame, kind: type[Trial] = Trial) -> list[str]:
+    rows = runs[keys(kind)].astype(object)
+    return [kind(**row).name for row in rows.where(rows.notna(), None).to_dict("records")]
+
+
+def keys(kind: type[Trial]) -> list[str]:
+    """The columns that tell a sweep's trials apart."""
+    return [field.name for field in fields(kind)]
 
 
 def run(out: str | Path, seeds: Sequence[int] = SEEDS, domains=None, methods=None, minutes=None, processes=None) -> int:
@@ -328,25 +348,26 @@ def run_class(out: str | Path, minutes=None, processes=None) -> int:
     return left
 
 
-def collect(folder: str | Path):
+def collect(folder: str | Path, kind: type[Trial] = Trial, columns: Sequence[str] = COLUMNS):
     """Put the outcomes and costs of a sweep's trials into `outcomes.parquet` and `runs.parquet`, with those that are there."""
-    folder = Path(folder)
+    folder, trial = Path(folder), keys(kind)
     paths = sorted(folder.glob("*-seed*.parquet"))
     if not paths:
         return
     tables = [pd.read_parquet(path) for path in paths]
-    runs = pd.DataFrame([json.loads(path.with_suffix(".json").read_text()) for path in paths]).astype(
-        {"strength": float}
-    )
+    costs = [json.loads(path.with_suffix(".json").read_text()) for path in paths]
+    rows = itertools.chain(*(cost if isinstance(cost, list) else [cost] for cost in costs))
+    runs = pd.DataFrame(list(rows)).astype({"strength": float})
     if (folder / RUNS).is_file():
         table, before = read(folder)
-        before = before[~pd.Series(_names(before), before.index).isin([path.stem for path in paths])]
-        tables.append(table.merge(before[TRIAL])[COLUMNS])
+        before = before[~pd.Series(_names(before, kind), before.index).isin([path.stem for path in paths])]
+        tables.append(table.merge(before[trial].drop_duplicates())[list(columns)])
         runs = pd.concat([runs, before], ignore_index=True)
     small = {"n": "int16", "c": "int16", "distinct": "int16", "seed": "int8"} | dict.fromkeys(COLUMNS[:4], "category")
     table = pd.concat(tables, ignore_index=True).astype(small | {"problem": "category"})
     for name, frame in {OUTCOMES: table, RUNS: runs}.items():
-        ordered = frame.sort_values(TRIAL, kind="stable")  # however often the sweep was stopped
+        order = [name for name in (*trial, "steps", "back") if name in frame]
+        ordered = frame.sort_values(order, kind="stable")  # however often the sweep was stopped
         write = lambda path, frame=ordered: frame.to_parquet(path, index=False, compression="zstd")
         checkpoint.write_whole(folder / name, write)
 

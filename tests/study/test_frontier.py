@@ -31,7 +31,7 @@ def test_fronts_are_swept_at_equal_curvature():
 def test_no_problem_is_in_two_splits_and_enough_are_tested(domain):
     ids = [p.id for p in frontier.training_problems(domain)]
     sets = {
-        split: [p.id for some in frontier._sets(domain, split) for p in some.problems] for split in HELD_OUT[domain]
+        split: [p.id for some in frontier.held_out(domain, split) for p in some.problems] for split in HELD_OUT[domain]
     }
     everything = [*ids, *(i for split in sets.values() for i in split)]
     assert len(set(everything)) == len(everything)
@@ -46,10 +46,10 @@ def small(monkeypatch):
     held_out = {split: {"cd3": 3} for split in ("validation", "test")} | {"probe": {"sort": 2}}
     monkeypatch.setattr(frontier, "HELD_OUT", {"countdown": held_out})
     monkeypatch.setattr(frontier, "DRAWN", {"validation": 4, "test": 4, "probe": 2})
-    for cached in (frontier._sets, frontier.training_problems):
+    for cached in (frontier.held_out, frontier.training_problems):
         cached.cache_clear()
     yield
-    for cached in (frontier._sets, frontier.training_problems):
+    for cached in (frontier.held_out, frontier.training_problems):
         cached.cache_clear()
 
 

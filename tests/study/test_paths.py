@@ -1,0 +1,100 @@
+"""A path is a run evaluated as it goes on, goes on after a kill, and its KL is that of the definition."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from dphrl_lite import presampling
+from dphrl_lite.evaluation import COLUMNS, ProblemSet
+from dphrl_lite.study import frontier, paths
+from dphrl_lite.study.paths import LINES, PathTrial
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Paths of seconds: few problems, few answers, two steps."""
+    monkeypatch.setattr(frontier, "TRAINED", {"countdown": {"cd3": 24, "cd4": 8}})
+    monkeypatch.setattr(frontier, "SETTINGS", {"countdown": {"steps": 1, "problems_per_step": 4}})
+    held_out = {split: {"cd3": 3} for split in ("validation", "test")} | {"probe": {"sort": 2}}
+    monkeypatch.setattr(frontier, "HELD_OUT", {"countdown": held_out})
+    monkeypatch.setattr(frontier, "DRAWN", {"validation": 4, "test": 4, "probe": 2})
+    monkeypatch.setattr(paths, "CHECKPOINTS", {"countdown": (1, 2)})
+    monkeypatch.setattr(
+        paths, "SETS", {"countdown": {"validation": {"cd3": 3}, "test": {"cd3": 2}, "probe": {"sort": 2}}}
+    )
+    for cached in (frontier.held_out, frontier.training_problems, paths._sets):
+        cached.cache_clear()
+    yield
+    for cached in (frontier.held_out, frontier.training_problems, paths._sets):
+        cached.cache_clear()
+
+
+def test_a_path_holds_outcomes_cost_and_kl_of_every_checkpoint_and_of_the_way_back(small, tmp_path):
+    for trial in (PathTrial("countdown", "base", None, 0), PathTrial("countdown", "dph-f", 0.3, 1, 1e-3)):
+        trial.run(tmp_path)
+    frontier.collect(tmp_path, PathTrial, COLUMNS + paths.POINT)
+    table, runs = frontier.read(tmp_path)
+    assert list(table.columns) == COLUMNS + paths.POINT
+    points = [(0, 0.0), (1, 0.0), (2, 0.0), (2, 0.3)]
+    assert list(zip(runs["steps"], runs["back"], strict=True)) == points
+    assert table.groupby(["steps", "back"]).size().to_dict() == dict.fromkeys(points, 7)
+    base, first, second, back = (row for _, row in runs.iterrows())
+    assert base["kl"] == pytest.approx(0, abs=1e-5) and base["kl_probe"] == pytest.approx(0, abs=1e-5)
+    assert 0 < back["kl"] != second["kl"] > 0 and second["tokens"] == back["tokens"] > first["tokens"]
+    assert not (tmp_path / "work").exists() or not list((tmp_path / "work").iterdir())
+
+
+def test_a_killed_path_goes_on_and_gives_the_same(small, tmp_path, monkeypatch):
+    trial = PathTrial("countdown", "grpo", None, 0, 1e-4)
+    trial.run(tmp_path / "whole")
+    whole_kl, calls = paths.kl_to_reference, []
+
+    def killed(*given, **settings):
+        calls.append(1)
+        if len(calls) > 2:
+            raise KeyboardInterrupt
+        return whole_kl(*given, **settings)
+
+    monkeypatch.setattr(paths, "kl_to_reference", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trial.run(tmp_path / "killed")
+    assert not (tmp_path / "killed" / f"{trial.name}.parquet").exists()
+    monkeypatch.setattr(paths, "kl_to_reference", whole_kl)
+    trial.run(tmp_path / "killed")
+    tables = [pd.read_parquet(tmp_path / kind / f"{trial.name}.parquet") for kind in ("whole", "killed")]
+    pd.testing.assert_frame_equal(*tables)
+    costs = [json.loads((tmp_path / kind / f"{trial.name}.json").read_text()) for kind in ("whole", "killed")]
+    for one, other in zip(*costs, strict=True):
+        assert one | {"seconds": 0} == other | {"seconds": 0}
+
+
+def test_kl_is_the_mean_over_answers_of_the_sum_of_log_ratios(countdown, few_problems, tiny):
+    moved = tiny.copy()
+    with torch.no_grad():
+        for weight in moved.model.parameters():
+            weight.mul_(1.01)
+    part = ProblemSet("few", countdown, few_problems[:2])
+    assert paths.kl_to_reference(tiny, tiny, [part]) == pytest.approx(0, abs=1e-4)
+    # by hand: the answers that are drawn, scored by both in one sequence each
+    drawn = presampling.sample(moved, countdown, part.problems, 4, seed=2, progress=False)
+    prompts = {p.id: moved.encode(p.prompt) for p in part.problems}
+    total = 0.0
+    for row in drawn.itertuples():
+        ids = torch.tensor([[*prompts[row.problem_id], *row.token_ids]])
+        at = torch.arange(len(prompts[row.problem_id]) - 1, ids.shape[1] - 1)
+        logps = [p.model(ids).logits[0, at].log_softmax(-1) for p in (moved, tiny)]
+        chosen = [x.gather(1, ids[0, at + 1, None]).sum() for x in logps]
+        total += (chosen[0] - chosen[1]).item()
+    assert paths.kl_to_reference(moved, tiny, [part]) == pytest.approx(total / len(drawn), abs=1e-3)
+
+
+def test_names_tell_paths_apart_and_seeds_come_in_turn():
+    every = paths.trials()
+    assert len({trial.name for trial in every}) == len(every)
+    assert [trial.seed for trial in every] == sorted(trial.seed for trial in every)
+    claimed = {line.method for line in LINES if line.claim}
+    assert {trial.method for trial in every if trial.seed == 4} == claimed
+    with pytest.raises(ValueError, match=r"method of the paths.*ppo"):
+        paths.run("nowhere", methods=["ppo"])
