@@ -21,7 +21,7 @@ _ROOMS = {
     "engine": "checkpoint kv_cache logprobs sharding threads tracking",
     "lab": "bandits estimators pitfalls toys worlds",
     "scale": "budget costs lowrank memory quantisation",
-    "study": "conclusions debate experiments export frontier",
+    "study": "conclusions debate experiments export frontier path_conclusions paths",
     "course": "book check install solutions",
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split()}

@@ -18,6 +18,7 @@ from dphrl_lite.figures.dynamics import answer_mass, collapse_lab, hybrid_split,
 from dphrl_lite.figures.estimates import clamp_curves, estimator_bars, estimator_table, filtering_curves
 from dphrl_lite.figures.geometry import coverage, divergence_explorer, gallery, generators, mass_map, simplex
 from dphrl_lite.figures.page import alt_text, install, to_html
+from dphrl_lite.figures.paths import loss_by_distance, path_fronts
 from dphrl_lite.figures.qlora import cost_bars, four_bits, memory_ladder, rank_explorer, reward_by_run, token_kernels
 from dphrl_lite.figures.rollouts import completion_table, token_grid
 from dphrl_lite.figures.runs import (

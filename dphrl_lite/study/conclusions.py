@@ -45,11 +45,12 @@ def run_scores(table: pd.DataFrame, ks: Sequence[int] = KS) -> pd.DataFrame:
 
     Index: domain, split, method, strength, seed.
     """
-    scored = table[[*RUN, "distinct"]].assign(**{f"Pass@{k}": _pass_at_k(table["n"], table["c"], k) for k in ks})
+    scored = table[[*RUN, "distinct"]].assign(**{f"Pass@{k}": estimates(table["n"], table["c"], k) for k in ks})
     return scored.groupby(RUN, observed=True, dropna=False, sort=False).mean()
 
 
-def _pass_at_k(n, c, k: int) -> np.ndarray:
+def estimates(n, c, k: int) -> np.ndarray:
+    """Pass@k of each row; NaN where fewer than k were drawn."""
     n = np.asarray(n)
     return np.where(n >= k, pass_at_k(n, c, np.minimum(k, n)), np.nan)
 
@@ -172,7 +173,7 @@ class _Part:
         if score != "distinct":
             there = np.isfinite(n)
             filled = (np.where(there, grid, 1).astype(int) for grid in (n, c))
-            distinct = np.where(there, _pass_at_k(*filled, int(score.removeprefix("Pass@"))), np.nan)
+            distinct = np.where(there, estimates(*filled, int(score.removeprefix("Pass@"))), np.nan)
         seeds = self.runs["seed"].to_numpy()[rows]
         grid = pd.DataFrame(distinct, pd.Index(seeds, name="seed"), self.problems).sort_index()
         return grid.set_axis([UNTRAINED]) if method == "base" and len(grid) == 1 else grid
@@ -314,11 +315,20 @@ def differences(table, domain: str, chain: Sequence[Runs], score: str, split: st
 
 
 def best_difference(
-    table, domain: str, first: str, second: str, score: str, split: str = "test", within: float = 0.0
+    table,
+    domain: str,
+    first: str,
+    second: str,
+    score: str,
+    split: str = "test",
+    within: float = 0.0,
+    at_least: float | None = None,
 ) -> dict[str, float]:
     """A score of method `first` minus that of `second`, each at the strength that `RULE` chooses, in every draw again.
 
-    On the seeds that all strengths of both have. Returns value, low, high, p (against `-within`), seeds.
+    With `at_least` another rule chooses: the highest Pass@64 on validation among the strengths that reach this Pass@1 there, or
+    the highest Pass@1 where none does. On the seeds that all strengths of both have. Returns value, low, high, p (against
+    `-within`), seeds.
     """
     sweep = _sweep(table)
     swept = sweep.methods(domain)
@@ -332,7 +342,8 @@ def best_difference(
     for name in several:
         mine = [(name, at) for at in swept[name]]
         merit, _ = _draws(parts[1], [(runs, k) for k in ("Pass@1", "Pass@64") for runs in mine], seeds)
-        best = merit.reshape(2, len(mine), -1).sum(0).argmax(0)
+        one, many = merit.reshape(2, len(mine), -1)
+        best = (one + many if at_least is None else np.where(one >= at_least, 1 + many, one)).argmax(0)
         heights[name] = np.take_along_axis(heights[name], best[None], 0)
     return _band((heights[first] - heights[second])[0], sample, within=within)
 
@@ -693,13 +704,13 @@ def report(table: pd.DataFrame, runs: pd.DataFrame) -> str:
         for other in ("base", "grpo", "dph-f"):
             rows = against(sweep, domain, other)
             title = f"Every method at its strength minus {other}, {rows['p'].notna().sum()} comparisons (* p < .05)"
-            tables[title] = _differences(rows, other)
-        parts += [f"\n{title}\n{_text(found)}" for title, found in tables.items() if len(found)]
+            tables[title] = differences_in_words(rows.drop(other, level="method", errors="ignore"))
+        parts += [f"\n{title}\n{as_text(found)}" for title, found in tables.items() if len(found)]
     both = verdicts(sweep, (8, 64))
     parts.append(
         f"\n## Which claims hold here: {' and '.join(map(str, both.groupby('domain', sort=False)['p'].count()))} comparisons"
     )
-    return "\n".join([*parts, _text(both)])
+    return "\n".join([*parts, as_text(both)])
 
 
 def _clusters_in_words(sweep: Sweep, domain: str) -> str:
@@ -707,7 +718,8 @@ def _clusters_in_words(sweep: Sweep, domain: str) -> str:
     return f"{len(part.problems)} test problems in {part.clusters.max() + 1} clusters."
 
 
-def _text(table: pd.DataFrame) -> str:
+def as_text(table: pd.DataFrame) -> str:
+    """A table as a report shows it."""
     numbered = pd.api.types.is_integer_dtype(table.index)
     return table.rename_axis(index=None, columns=None).to_string(
         index=not numbered, float_format="{:.3f}".format, na_rep=""
@@ -722,13 +734,12 @@ def _banded(board: pd.DataFrame) -> pd.DataFrame:
     return board
 
 
-def _differences(found: pd.DataFrame, other: str) -> pd.DataFrame:
-    """`against` with a row for each method but `other`, a column for each score; a star where p is below .05."""
+def differences_in_words(found: pd.DataFrame) -> pd.DataFrame:
+    """Rows (method, score) as a row for each method, a column for each score; a star where p is below .05."""
     stars = found["p"].lt(1 - CONFIDENCE).map({True: "*", False: " "})
     cells = _cells(found[["difference", "low", "high"]]) + stars.to_numpy(dtype=object)
     cells = pd.Series(cells, found.index, dtype=object).unstack()
-    methods = sorted(cells.index.drop(other, errors="ignore"), key=rank)
-    return cells.loc[methods, found.index.unique("score")]
+    return cells.loc[sorted(cells.index, key=rank), found.index.unique("score")]
 
 
 def _cells(bands: pd.DataFrame) -> np.ndarray:

@@ -18,7 +18,7 @@ from dphrl_lite.evaluation import COLUMNS, EvaluateConfig, ProblemSet
 from dphrl_lite.models import DATA, Policy
 from dphrl_lite.passk import Outcomes
 from dphrl_lite.presampling import Partition, PartitionConfig, PresampleConfig
-from dphrl_lite.study import conclusions, frontier, pipeline
+from dphrl_lite.study import conclusions, frontier, path_conclusions, paths, pipeline
 from dphrl_lite.study.pipeline import Stages
 from dphrl_lite.tasks import Problem, Task, arithmetic
 from dphrl_lite.tasks.countdown import problems
@@ -277,6 +277,10 @@ def _summary(folder: str | Path) -> str:
     return summary(read_outcomes(folder)).round(3).to_string()
 
 
+def _path_conclusions(folder: str | Path) -> str:
+    return path_conclusions.report(*frontier.read(folder))
+
+
 def _conclusions(folder: str | Path) -> str:
     return conclusions.report(*frontier.read(folder))
 
@@ -286,5 +290,6 @@ EXPERIMENTS = {
     "first-look": Experiment(first_look, FIRST_LOOK, _summary, ("steps", "seeds")),
     "multiplication": Experiment(multiplication, MULTIPLICATION, _summary, ("steps", "seeds")),
     "frontier": Experiment(frontier.run, frontier.FRONTIER, _conclusions, ("seeds", "domains", "methods", *_CHUNKS)),
+    "paths": Experiment(paths.run, paths.PATHS, _path_conclusions, ("seeds", "domains", "methods", *_CHUNKS)),
     "frontier-class": Experiment(frontier.run_class, None, _conclusions, _CHUNKS),
 }

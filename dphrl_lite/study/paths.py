@@ -19,10 +19,11 @@ from dphrl_lite import evaluation, models, presampling, training
 from dphrl_lite.engine import batches, checkpoint
 from dphrl_lite.errors import lookup
 from dphrl_lite.evaluation import COLUMNS, ProblemSet
-from dphrl_lite.models import Policy
+from dphrl_lite.models import DATA, Policy
 from dphrl_lite.study import frontier
 from dphrl_lite.study.frontier import Trial
 
+PATHS = DATA / "paths"
 CHECKPOINTS = {"countdown": (20, 60, 120, 200)}  # steps after which a path is evaluated
 POINT = ["learning_rate", "steps", "back"]  # further columns of outcomes and runs; back: the share of the way back
 SETS = {
@@ -183,6 +184,11 @@ def trials(
         if (methods is None or line.method in methods) and (line.claim or SEEDS.index(seed) < FEW)
         for rate in line.rates
     ]
+
+
+def read(folder: str | Path = PATHS) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The outcomes of paths, and what each of their points cost and how far it lies from the reference. As `frontier.read`."""
+    return frontier.read(folder)
 
 
 def run(out: str | Path, seeds: Sequence[int] = SEEDS, domains=None, methods=None, minutes=None, processes=None) -> int:

@@ -14,7 +14,7 @@ _THEMES = {
     "tasks": "sql_lab",
     "rollouts": "partition_explorer rollout_browser",
     "training": "TrainingDashboard TrainingLab solution_browser",
-    "analysis": "CountsLab bias_lab flow_explorer front_explorer pass_at_k_explorer",
+    "analysis": "CountsLab bias_lab flow_explorer front_explorer pass_at_k_explorer path_explorer",
     "scale": "cost_lab four_bit_lab memory_lab rank_explorer",
     "debate": "guess_lab lever_explorer paper_explorer rung_explorer",
 }

@@ -93,6 +93,33 @@ def front_explorer(scores: pd.DataFrame) -> Live:
     return Live(controls, build)
 
 
+def path_explorer(scores: pd.DataFrame, points: pd.DataFrame) -> Live:
+    """The learning rate as a switch: every path's curve of Pass@1 against Pass@k, and what it lost against its distance.
+
+    Args:
+        scores: from `path_conclusions.mean_scores`.
+        points: from `path_conclusions.distances`, of the same domain.
+    """
+    heights = [name for name in scores if name.startswith("Pass@") and name != "Pass@1"]
+    rates = sorted(scores["learning_rate"].dropna().unique())
+    methods = [name for name in dict.fromkeys(scores["method"]) if name != "base"]
+    controls = {"height": dropdown("upwards", heights, heights[-1])}
+    controls |= {f"{rate:g}": checkbox(f"learning rate {rate:g}", True) for rate in rates}
+    controls |= {name: checkbox(name, name in _FIRST) for name in methods}
+
+    def build(height, **switches):
+        def chosen(table):
+            rate = table["learning_rate"].map(lambda value: switches.get(f"{value:g}", False))
+            return table[rate.astype(bool) & table["method"].map(lambda name: switches.get(name, False)).astype(bool)]
+
+        base, some = scores[scores["method"] == "base"], chosen(points)
+        drawn = [figures.path_fronts(pd.concat([base, chosen(scores)]), height, "Paths: larger marks are more steps")]
+        return drawn + ([figures.loss_by_distance(some, "Does one curve hold for all?")] if len(some) > 3 else [])
+
+    return Live(controls, build)
+
+
+_FIRST = ("grpo", "dph-f", "dph-js", "rkl", "sft")
 _ALL = "all problems"
 
 

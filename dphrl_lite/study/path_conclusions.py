@@ -1,0 +1,275 @@
+"""What may be concluded from paths: at each method's best learning rate and at one, at equal Pass@1, at equal cost, by distance.
+
+Bands, choice on validation and verdicts are `conclusions`'s; here is only what of a path stands for what: `lines` follows
+single runs along their steps, `configurations` lets every combination of strength, learning rate, steps and way back
+compete. Tables in, tables out.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtr, stdtrit
+
+from dphrl_lite.study import conclusions
+from dphrl_lite.study.conclusions import CONFIDENCE, NotComparable, Sweep, holm
+
+POINT = ["method", "strength", "learning_rate", "steps", "back"]  # a configuration
+SCORES = ("Pass@1", "Pass@8", "Pass@64")
+ENOUGH = 3  # seeds with which a configuration may be chosen, or as many as any of its method has
+RULE = (
+    "of a method's configurations (strength, learning rate, steps, way back) the one with the highest validation mean of Pass@1 "
+    "and Pass@64, averaged over seeds"
+)
+
+
+def method_of(table: pd.DataFrame) -> pd.Series:
+    """What a row counts for: its method, with `+wise` where it went part of the way back."""
+    names = table["method"].astype(str)
+    return names.where(table["back"] == 0, names + "+wise")
+
+
+def label(table: pd.DataFrame) -> pd.Series:
+    """Lines in words, such as `dph-f 0.3 at 3e-05`: method, strength, learning rate, and the share of the way back."""
+    strength = table["strength"].map(lambda value: "" if pd.isna(value) else f" {value:g}").astype(str)
+    rate = table["learning_rate"].map(lambda value: "" if pd.isna(value) else f" at {value:g}").astype(str)
+    back = table["back"].map(lambda value: f", {value:g} back" if value else "").astype(str)
+    return table["method"].astype(str) + strength + rate + back
+
+
+def lines(table: pd.DataFrame) -> pd.DataFrame:
+    """Outcomes whose methods are lines and whose strengths are steps, so that a front is the curve of a run."""
+    steps = table["steps"].astype(float)
+    return table.assign(method=label(table), strength=steps.where((steps > 0) & (table["back"] == 0)))
+
+
+def configurations(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Outcomes in which a method's strengths are the numbers of its configurations; and what stands behind each number.
+
+    A method that has but one configuration has no number. Those with fewer than `ENOUGH` seeds are left out, unless all of
+    the method's are such.
+
+    Returns:
+        The outcomes, and a row for each domain, method and number with the columns of POINT and seeds.
+    """
+    table = table.assign(of=method_of(table)).astype({"method": str})
+    runs = table[["domain", "of", *POINT, "seed"]].drop_duplicates()
+    behind = runs.groupby(["domain", "of", *POINT], dropna=False, observed=True).size().rename("seeds").reset_index()
+    group = behind.groupby(["domain", "of"], observed=True)
+    behind = behind[behind["seeds"] >= group["seeds"].transform("max").clip(upper=ENOUGH)]
+    group = behind.groupby(["domain", "of"], observed=True)
+    number = (group.cumcount() + 1.0).where(group["seeds"].transform("size") > 1)
+    behind = behind.assign(number=number)
+    outcomes = table.merge(behind.drop(columns="seeds"), on=["domain", "of", *POINT])
+    outcomes = outcomes.assign(method=outcomes["of"], strength=outcomes["number"]).drop(columns=["of", "number"])
+    return outcomes, behind.rename(columns={"method": "trained"}).rename(columns={"of": "method"})
+
+
+def cost(runs: pd.DataFrame) -> pd.Series:
+    """What runs took, in forward passes of one token: 1 for a token sampled, 3 for one trained (the backward pass is two), and 1
+    more for each that the reference scored."""
+    filled = runs[["tokens", "tokens_trained", "reference_forwards"]].fillna(0)
+    return filled["tokens"] * (1 + (filled["reference_forwards"] > 0)) + 3 * filled["tokens_trained"]
+
+
+def affordable(table: pd.DataFrame, runs: pd.DataFrame, budget: float) -> pd.DataFrame:
+    """The outcomes of configurations whose runs take at most `budget`, in the unit of `cost`, on the mean of their seeds."""
+    keys, names = ["domain", *POINT], {"domain": str, "method": str}
+    spent = runs.assign(cost=cost(runs)).astype(names).groupby(keys, dropna=False)["cost"].mean()
+    return table.astype(names).merge(spent[spent <= budget].index.to_frame(index=False), on=keys)
+
+
+def mean_scores(table: pd.DataFrame, domain: str, split: str = "test", ks: Sequence[int] = (1, 8, 64)) -> pd.DataFrame:
+    """Every configuration's Pass@k, means over seeds and problems: line (in words), POINT, seeds, Pass@k."""
+    some = table[(table["domain"] == domain) & (table["split"] == split)].astype({"method": str})
+    columns = {f"Pass@{k}": conclusions.estimates(some["n"], some["c"], k) for k in ks}
+    by_run = some.assign(**columns).groupby([*POINT, "seed"], dropna=False)[list(columns)].mean()
+    grouped = by_run.groupby(POINT, dropna=False)
+    found = grouped.mean().assign(seeds=grouped.size()).reset_index()
+    order = found["method"].map(conclusions.rank)
+    found = found.assign(line=label(found)).iloc[np.argsort(order, kind="stable")]
+    return found.reset_index(drop=True)
+
+
+def best(table: pd.DataFrame, domain: str) -> pd.DataFrame:
+    """Every method's configuration that `RULE` chooses, with its scores on the test problems.
+
+    Columns: strength, learning_rate, steps, back, seeds, Pass@1, Pass@8, Pass@64, and elsewhere, Pass@1 of what is not trained.
+    """
+    outcomes, behind = configurations(table)
+    sweep, rows = Sweep(outcomes), {}
+    chosen = conclusions.strengths(conclusions.run_scores(outcomes, (1, 64)), domain)
+    for name in sorted(chosen, key=conclusions.rank):
+        of = name, chosen[name]
+        mine = behind[(behind["domain"] == domain) & (behind["method"] == name)]
+        mine = mine[mine["number"].isna() if of[1] is None else mine["number"] == of[1]].iloc[0]
+        scores = {score: conclusions.mean(sweep, domain, of, score)["value"] for score in SCORES}
+        scores["elsewhere"] = conclusions.mean(sweep, domain, of, "Pass@1", "probe")["value"]
+        rows[name] = mine[[*POINT[1:], "seeds"]].to_dict() | scores
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def at_equal(table: pd.DataFrame, domain: str, target: float, other: str = "grpo") -> pd.DataFrame:
+    """What loses least at equal Pass@1: every method minus `other`, each at the configuration with the highest validation Pass@64
+    among those that reach `target` there, chosen in every draw again.
+
+    Rows (method, score), columns difference, low, high, p (corrected for all rows), seeds. Methods of which no configuration
+    reaches the target on validation are left out, and all are where `other` does not.
+    """
+    outcomes, _ = configurations(table)
+    validation = conclusions.run_scores(outcomes, (1,)).loc[domain].xs("validation", level="split")["Pass@1"]
+    means = validation.groupby(["method", "strength"], dropna=False, observed=True).mean()
+    highest = means.groupby("method").max()
+    return _against(outcomes, domain, other, highest.index[highest >= target], at_least=target)
+
+
+def at_equal_cost(
+    table: pd.DataFrame, runs: pd.DataFrame, domain: str, budget: float, other: str = "grpo"
+) -> pd.DataFrame:
+    """What loses least at equal cost: as `at_equal`, each at what `RULE` chooses of the configurations within the budget."""
+    outcomes, _ = configurations(affordable(table, runs, budget))
+    return _against(outcomes, domain, other, outcomes.loc[outcomes["domain"] == domain, "method"].unique())
+
+
+def _against(outcomes: pd.DataFrame, domain: str, other: str, names, **rule) -> pd.DataFrame:
+    sweep, rows = Sweep(outcomes), {}
+    rivals = sorted(set(names) - {other, "base"}, key=conclusions.rank) if other in names else []
+    for name, score in product(rivals, SCORES):
+        with suppress(NotComparable):
+            rows[name, score] = conclusions.best_difference(sweep, domain, name, other, score, **rule)
+    index = pd.MultiIndex.from_tuples(rows, names=["method", "score"])
+    columns = ["value", "low", "high", "p", "seeds"]
+    found = pd.DataFrame(list(rows.values()), index, columns).rename(columns={"value": "difference"})
+    return found.assign(p=holm(found["p"]))
+
+
+# ---- distance --------------------------------------------------------------------------------------------------------
+
+LOSSES = {"lost": "Pass@64 lost on the test problems", "lost elsewhere": "Pass@1 lost on other tasks"}
+
+
+def distances(table: pd.DataFrame, runs: pd.DataFrame, domain: str) -> pd.DataFrame:
+    """Every evaluated point of every run: POINT, seed, kl, kl_probe (nats per answer), what was lost against the base model
+    (columns of LOSSES), and Pass@1."""
+    scores = _by_point(table[table["domain"] == domain])
+    base = scores[scores["method"] == "base"].iloc[0]
+    trained = scores[scores["method"] != "base"]
+    lost = {"lost": base["Pass@64"] - trained["Pass@64"], "lost elsewhere": base["elsewhere"] - trained["elsewhere"]}
+    measured = runs.loc[runs["domain"] == domain, [*POINT, "seed", "kl", "kl_probe"]].astype({"method": str})
+    return trained.assign(**lost).merge(measured, on=[*POINT, "seed"])
+
+
+def _by_point(table: pd.DataFrame) -> pd.DataFrame:
+    keys = [*POINT, "seed"]
+    counts = table.astype({"method": str, "split": str})
+    counts = counts.assign(**{f"Pass@{k}": conclusions.estimates(counts["n"], counts["c"], k) for k in (1, 64)})
+    means = counts.groupby([*keys, "split"], dropna=False)[["Pass@1", "Pass@64"]].mean().reset_index()
+    test, probe = (means[means["split"] == split].drop(columns="split") for split in ("test", "probe"))
+    elsewhere = probe[[*keys, "Pass@1"]].rename(columns={"Pass@1": "elsewhere"})
+    return test.merge(elsewhere, on=keys)
+
+
+def curve(kl: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    """What is lost as a function of the distance: the least squares of a sqrt(kl) + b kl + c kl^2, which starts at nothing lost.
+
+    Returns (a, b, c).
+    """
+    return np.linalg.lstsq(_basis(kl), np.asarray(lost, dtype=float), rcond=None)[0]
+
+
+def _basis(kl) -> np.ndarray:
+    kl = np.clip(np.asarray(kl, dtype=float), 0, None)
+    return np.stack([np.sqrt(kl), kl, kl**2], axis=-1)
+
+
+def on_curve(kl, coefficients: np.ndarray) -> np.ndarray:
+    """What the curve says is lost at a distance."""
+    return _basis(kl) @ coefficients
+
+
+def leaves(points: pd.DataFrame, loss: str = "lost") -> tuple[pd.DataFrame, float]:
+    """Does a method lie off the one curve of loss against KL? And how much of the loss the curve explains.
+
+    The curve is fitted to all points but the method's own. A seed's deviation is the mean over its points; bands are Student's
+    over seeds, and do not know of the choice of problems.
+
+    Returns:
+        Rows methods (`+wise` apart): off (what is lost above what others lose at this distance: positive is worse), low, high,
+        p (corrected), seeds; and R^2 of the curve of all points.
+    """
+    kl, lost, name = points["kl"].to_numpy(), points[loss].to_numpy(), method_of(points).to_numpy()
+    explained = 1 - ((lost - on_curve(kl, curve(kl, lost))) ** 2).sum() / ((lost - lost.mean()) ** 2).sum()
+    rows = {}
+    for method in sorted(set(name), key=conclusions.rank):
+        mine = name == method
+        if mine.all():
+            continue
+        off = lost[mine] - on_curve(kl[mine], curve(kl[~mine], lost[~mine]))
+        by_seed = pd.Series(off).groupby(points["seed"].to_numpy()[mine]).mean()
+        error, freedom = by_seed.std() / np.sqrt(len(by_seed)), len(by_seed) - 1
+        half = error * stdtrit(freedom, (1 + CONFIDENCE) / 2) if freedom else np.nan
+        with np.errstate(divide="ignore", invalid="ignore"):  # seeds may agree to the last digit
+            p = 2 * stdtr(freedom, -abs(by_seed.mean()) / error) if freedom else np.nan
+        rows[method] = {"off": by_seed.mean(), "low": by_seed.mean() - half, "high": by_seed.mean() + half, "p": p}
+        rows[method]["seeds"] = len(by_seed)
+    found = pd.DataFrame.from_dict(rows, orient="index", columns=["off", "low", "high", "p", "seeds"])
+    return found.assign(p=holm(found["p"])), float(explained)
+
+
+# ---- the report ------------------------------------------------------------------------------------------------------
+
+
+def verdicts(table: pd.DataFrame, rate: float | None = None, ks: Sequence[int] = (8, 64)) -> pd.DataFrame:
+    """`conclusions.verdicts` at one learning rate, after the most steps, or (None) with each method at its best configuration:
+    claims at equal Pass@1 are then left to `at_equal`."""
+    if rate is not None:
+        last = table.groupby("domain", observed=True)["steps"].transform("max")
+        usual = np.isclose(table["learning_rate"], rate) & (table["steps"] == last) & (table["back"] == 0)
+        return conclusions.verdicts(table[usual | (table["method"] == "base")], ks)
+    claims = list(dict.fromkeys(claim for k in ks for claim in conclusions.claims(k) if not claim.matched))
+    return conclusions.verdicts(configurations(table)[0], of=claims)
+
+
+def report(table: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """All of it as text, domain by domain."""
+    parts = [f"Choice: {RULE}. {conclusions.INFERENCE}"]
+    for domain in dict.fromkeys(table["domain"]):
+        mine, ran = table[table["domain"] == domain], runs[(runs["domain"] == domain) & (runs["method"] != "base")]
+        paths = ran[["method", "strength", "learning_rate", "seed"]].drop_duplicates()
+        parts.append(f"\n## {domain}: {len(paths)} paths, {len(ran)} points evaluated")
+        if paths.empty:
+            continue
+        chosen = best(mine, domain)
+        rates = chosen["learning_rate"].map(lambda rate: "" if pd.isna(rate) else f"{rate:g}")
+        tables = {"Every method at its configuration": chosen.assign(learning_rate=rates)}
+        grpo = ran[(ran["method"] == "grpo") & (ran["back"] == 0)]
+        if len(grpo):
+            one = _by_point(mine)
+            tops = one[one["method"] == "grpo"].groupby(POINT, dropna=False)["Pass@1"].mean()
+            for share in (0.5, 0.8, 0.95):  # of the way from the base model to the best Pass@1 that grpo reaches
+                base = one.loc[one["method"] == "base", "Pass@1"].mean()
+                target = round(base + share * (tops.max() - base), 3)
+                title = (
+                    f"What loses least at equal Pass@1, validation Pass@1 of {target:g} or more: minus grpo (* p < .05)"
+                )
+                tables[title] = at_equal(mine, domain, target)
+            for steps, spent in grpo.assign(cost=cost(grpo)).groupby("steps")["cost"].mean().items():
+                title = f"What loses least at the cost of grpo's {steps} steps ({spent / 1e6:.1f} M forward passes): minus grpo"
+                tables[title] = at_equal_cost(mine, ran, domain, spent * 1.02)
+        points = distances(mine, ran, domain)
+        for loss, words in LOSSES.items():
+            found, explained = leaves(points, loss)
+            tables[
+                f"{words}, by KL(policy, reference) per answer: one curve explains {explained:.0%}; who leaves it"
+            ] = found
+        for title, found in tables.items():
+            shown = conclusions.differences_in_words(found) if isinstance(found.index, pd.MultiIndex) else found
+            parts.append(f"\n{title}\n{conclusions.as_text(shown)}")
+        for rate in (None, *sorted(ran["learning_rate"].dropna().unique())):
+            where = "each method at its best configuration" if rate is None else f"learning rate {rate:g} throughout"
+            found = verdicts(mine, rate)
+            if len(found):
+                parts.append(f"\nWhich claims hold, {where}\n{conclusions.as_text(found)}")
+    return "\n".join(parts)

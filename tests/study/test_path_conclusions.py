@@ -1,0 +1,170 @@
+"""What paths say of made-up runs whose truth is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dphrl_lite.study import path_conclusions as paths
+from dphrl_lite.study.path_conclusions import POINT
+
+STEPS = (20, 60, 120, 200)
+
+
+def made(lines: dict, seeds=3, problems=240, noise=0.0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Outcomes and runs: line (method, strength, rate, back) -> steps -> (Pass@1, share of problems never solved, KL)."""
+    rng, rows, runs = np.random.default_rng(0), [], []
+    hard = rng.random(problems)
+    for (method, strength, rate, back), points in lines.items():
+        for steps, (one, lost, kl) in points.items():
+            for seed in range(1 if method == "base" else seeds):
+                point = dict(zip(POINT, (method, strength, rate, steps, back), strict=True))
+                for split, n, high in (("validation", 64, one), ("test", 64, one), ("probe", 16, 0.6 - lost)):
+                    share = np.clip(high + noise * rng.standard_normal(problems), 0.02, 0.98)
+                    if split != "probe":
+                        share = np.where(hard < lost, 0, share)
+                    ids = [f"{split}:{i % 60}:{i}" for i in range(problems)]
+                    frame = pd.DataFrame({"problem": ids, "n": n, "c": rng.binomial(n, share), "distinct": 1})
+                    rows.append(frame.assign(domain="countdown", split=split, family="f", seed=seed, **point))
+                spent = {"tokens": 1e4 * steps, "tokens_trained": 1e4 * steps, "reference_forwards": 0.0}
+                spent["reference_forwards"] = 5.0 if method == "rkl" else 0.0
+                runs.append(
+                    {"domain": "countdown", "seed": seed, "kl": kl, "kl_probe": kl, "entropy": 0.3} | point | spent
+                )
+    types = {"strength": float, "learning_rate": float}
+    return pd.concat(rows, ignore_index=True).astype(types), pd.DataFrame(runs).astype(types)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """A smaller step is all that helps: `dph-f` is `grpo` at the same distance; `sft` loses more than its distance says."""
+    fast = {steps: (0.35 + 0.1 * i, 0.05 * i, 1.0 * i) for i, steps in enumerate(STEPS, 1)}
+    slow = {steps: (0.35 + 0.05 * i, 0.025 * i, 0.5 * i) for i, steps in enumerate(STEPS, 1)}
+    worse = {steps: (one, lost + 0.15, kl) for steps, (one, lost, kl) in slow.items()}
+    return made(
+        {
+            ("base", np.nan, np.nan, 0.0): {0: (0.3, 0.0, 0.0)},
+            ("grpo", np.nan, 1e-4, 0.0): fast,
+            ("grpo", np.nan, 3e-5, 0.0): slow,
+            ("grpo", np.nan, 1e-4, 0.5): {200: (0.5, 0.1, 2.0)},
+            ("dph-f", 0.3, 1e-4, 0.0): fast,
+            ("dph-f", 0.3, 3e-5, 0.0): slow,
+            ("rkl", 0.3, 3e-5, 0.0): slow,
+            ("sft", 0.3, 3e-5, 0.0): worse,
+        }
+    )
+
+
+def test_every_configuration_competes_and_is_found_again(world):
+    table, _ = world
+    outcomes, behind = paths.configurations(table)
+    assert len(outcomes) == len(table)
+    counted = behind.groupby("method").size().to_dict()
+    assert counted == {"base": 1, "grpo": 8, "grpo+wise": 1, "dph-f": 8, "rkl": 4, "sft": 4}
+    assert behind.loc[behind["method"].isin(["base", "grpo+wise"]), "number"].isna().all()
+    assert (behind.loc[behind["method"] != "base", "seeds"] == 3).all()
+    best = paths.best(table, "countdown")
+    assert list(best.index[:2]) == ["base", "grpo"] and {"grpo+wise", "sft"} < set(best.index)
+    grpo = table[(table["method"] == "grpo") & (table["back"] == 0)]
+    merit = grpo.assign(one=grpo["c"] / grpo["n"], many=grpo["c"] > 0).groupby(["split", "learning_rate", "steps"])
+    merit = merit[["one", "many"]].mean()
+    rate, steps = merit.loc["validation"].sum(axis=1).idxmax()
+    row = best.loc["grpo"]
+    assert (row["learning_rate"], row["steps"]) == (rate, steps)
+    assert row[["Pass@1", "Pass@64"]].tolist() == pytest.approx(merit.loc["test", rate, steps].tolist())
+
+
+def test_configurations_of_too_few_seeds_are_not_chosen(world):
+    table, _ = world
+    slow = (table["method"] == "grpo") & (table["learning_rate"] == 3e-5) & (table["seed"] > 0)
+    behind = paths.configurations(table[~slow])[1]
+    assert set(behind.loc[behind["method"] == "grpo", "learning_rate"]) == {1e-4}
+
+
+def test_at_equal_pass_at_1_equals_are_equal_and_who_loses_more_is_seen(world):
+    table, _ = world
+    found = paths.at_equal(table, "countdown", 0.44)
+    assert set(found.index.unique("method")) == {"dph-f", "grpo+wise", "rkl"}  # sft does not get there
+    same = found.loc[("dph-f", "Pass@64")]
+    assert abs(same["difference"]) < 0.02 and same["p"] > 0.05
+    worse = paths.at_equal(table, "countdown", 0.3).loc[("sft", "Pass@64")]
+    assert worse["difference"] < -0.1 and worse["p"] < 0.05
+    assert paths.at_equal(table, "countdown", 0.99).empty
+
+
+def test_cost_counts_the_backward_pass_and_the_reference():
+    rows = [[100, 50, 0], [100, 50, 8], [np.nan, np.nan, np.nan]]
+    runs = pd.DataFrame(rows, columns=["tokens", "tokens_trained", "reference_forwards"])
+    assert list(paths.cost(runs)) == [250, 350, 0]
+
+
+def test_at_equal_cost_nothing_dearer_is_chosen(world):
+    table, runs = world
+    budget = 4e4 * 60
+    cheap = paths.affordable(table, runs, budget)
+    assert set(cheap["steps"]) == {0, 20, 60}
+    assert set(cheap.loc[cheap["method"] == "rkl", "steps"]) == {20}  # the reference costs, too
+    found = paths.at_equal_cost(table, runs, "countdown", budget)
+    assert "grpo+wise" not in found.index.unique("method") and "dph-f" in found.index.unique("method")
+
+
+def test_who_leaves_the_one_curve(world):
+    points = paths.distances(*world, "countdown")
+    assert len(points) == len(world[1]) - 1 and points["kl"].notna().all()
+    found, explained = paths.leaves(points)
+    assert found.loc["sft", "low"] > 0.1 and found.loc["sft", "p"] < 0.05
+    assert abs(found.loc["dph-f", "off"]) < 0.06
+    alone = points[points["method"] != "sft"]
+    found, explained = paths.leaves(alone)
+    assert explained > 0.95 and (found["off"].abs() < 0.02).all()
+
+
+def test_a_line_is_a_run_along_its_steps(world):
+    table = paths.lines(world[0])
+    steps = table.loc[table["method"] == "dph-f 0.3 at 3e-05", "strength"].unique()
+    assert sorted(steps) == list(STEPS)
+    assert table.loc[table["method"] == "grpo at 0.0001, 0.5 back", "strength"].isna().all()
+
+
+def test_the_report_holds_every_table_and_says_what_it_chose_by(world):
+    text = paths.report(*world)
+    for words in (
+        "18 paths",
+        paths.RULE,
+        "equal Pass@1",
+        "the cost of grpo's 60 steps",
+        "who leaves it",
+        "learning rate 3e-05 throughout",
+        "each method at its best",
+    ):
+        assert words in text, words
+
+
+def test_figures_show_every_line_and_point(world):
+    from dphrl_lite import figures
+
+    points = paths.distances(*world, "countdown")
+    figure = figures.loss_by_distance(points)
+    dots = [trace for trace in figure.data if trace.mode == "markers"]
+    assert sum(len(trace.x) for trace in dots) == 2 * len(points)
+    scores = paths.mean_scores(world[0], "countdown")
+    drawn = figures.path_fronts(scores, "Pass@8")
+    assert {trace.name for trace in drawn.data} == set(scores["line"]) - {"base"}
+    rates = {trace.name: trace.line.dash for trace in drawn.data}
+    assert rates["grpo at 3e-05"] != rates["grpo at 0.0001"] == rates["dph-f 0.3 at 0.0001"]
+    with pytest.raises(ValueError, match="column of scores"):
+        figures.path_fronts(scores, "Pass@7")
+
+
+def test_the_learning_rate_is_a_switch(world):
+    from dphrl_lite import widgets
+
+    explorer = widgets.path_explorer(paths.mean_scores(world[0], "countdown"), paths.distances(*world, "countdown"))
+    named = lambda: {trace.name for trace in explorer.figures[0].data}
+    assert {"grpo at 0.0001", "grpo at 3e-05", "dph-f 0.3 at 3e-05"} <= named()
+    explorer.controls["0.0001"].value = False
+    assert "grpo at 0.0001" not in named() and "grpo at 3e-05" in named()
+    explorer.controls["dph-f"].value = False
+    assert "dph-f 0.3 at 3e-05" not in named()
+    for name in ("3e-05", "grpo", "rkl", "sft"):  # nothing is left, and nothing breaks
+        explorer.controls[name].value = False
+    assert named() == set()
