@@ -187,12 +187,12 @@ def tidy(answer: str) -> str:
     while before != answer:
         before = answer
         answer = re.sub(
-            r"^(?:\\\(|\\\[|\$\$?|\*+|`+|\"|\\(?:therefore|Rightarrow|implies|to|[ ,;!])(?![A-Za-z])|\\d?quad|\\displaystyle|\s)+",  # noqa: E501
+            r"^(?:\\\(|\\\[|\$\$?|\*+|`+|\"|\\(?:therefore|Rightarrow|implies|to|[ ,;!])(?![A-Za-z])|\\d?quad|\\displaystyle|[\s~])+",  # noqa: E501
             "",
             answer,
         )
         answer = re.sub(
-            r"(?:\s|(?<!\\)\$|\\[)\]]|\*{1,3}|`|\"|(?<!\\)[.;:,](?<!\.\.\.)|\\\\|\\[ ,;!]|\\q?quad|\\text\{[\s.]*\})+\Z",
+            r"(?:[\s~]|(?<!\\)\$|\\[)\]]|\*{1,3}|`|\"|(?<!\\)[.;:,](?<!\.\.\.)|\\\\|\\[ ,;!]|\\q?quad|\\text\{[\s.]*\})+\Z",
             "",
             answer,
         )
