@@ -21,7 +21,8 @@ How this differs from the paper (arXiv 2509.07430) and its release, and why:
   betas .9 and .95 without decay (.9 and .999, .01).
 - Off unless asked for, and not in the paper: Pass@k advantages (`advantage_k`), an eta that holds the penalty at a value
   (`penalty_target`), and a rehearsal of every problem equally often (`presampling.partition(..., balance=True)`).
-- Learning rate constant, no warm-up, no entropy bonus, no value model, no KL in the reward.
+- Two methods more than the paper's, for comparison: an entropy bonus (`grpo-entropy`) and k1 in the reward (`rkl-k1-reward`).
+- Learning rate constant, no warm-up, no value model.
 - Which problem comes when, and what is sampled for it, follows from the seed and the place in the data alone: a run that
   was killed goes on exactly, because there is no random state to lose.
 
@@ -58,6 +59,7 @@ from dphrl_lite.objectives import (
     Method,
     adapted_strength,
     clipped_loss,
+    k1_advantages,
     pass_at_k_advantages,
     reference_penalty,
     rehearsal_divergence,
@@ -116,10 +118,13 @@ class TrainConfig:
                 f"advantage_k = {self.advantage_k} with samples = {self.samples} compares nothing: it must be below samples, so "
                 "that there are several groups of k completions; lower advantage_k or raise samples"
             )
-        if self.penalty_target is not None and (METHODS[self.method].penalty == "none" or self.strength == 0):
+        if self.penalty_target is not None and (
+            METHODS[self.method].penalty in ("none", "entropy") or self.strength == 0
+        ):
             raise ValueError(
-                f"penalty_target = {self.penalty_target:g} has nothing to hold there: {self.method!r} has no penalty, or its "
-                "strength is 0 and stays so; leave penalty_target out, or choose a method with a penalty and a strength above 0"
+                f"penalty_target = {self.penalty_target:g} has nothing to hold there: {self.method!r} has no penalty, or none "
+                "above 0, or its strength is 0 and stays so; leave penalty_target out, or choose a method with a penalty and a "
+                "strength above 0"
             )
 
 
@@ -389,17 +394,22 @@ class _Trainer:
         return fresh, 1 - fresh
 
     def _exploration_loss(self, samples: list[PolicySample], averages: Averages, weight: float):
-        """Stage 5, first loss: L_exp, the clipped policy gradient; with `rkl` also beta times k2 (or k3) on the same samples."""
+        """Stage 5, first loss: L_exp, the clipped policy gradient; with a penalty on fresh samples also beta times that."""
         method = self.method
         for part in self._forward(samples):
             logp_old, advantages = part.column("logp_old"), part.column("advantage")
-            clipped = clipped_loss(part.logp, logp_old, advantages, part.mask, method.clip_low, method.clip_high)
-            loss, penalty = clipped.loss, None
+            entropy, penalty = part.entropy[part.mask].mean(), None
             if method.needs_reference and not method.mirrors:
-                penalty = reference_penalty(method, part.logp, self._logp_ref(part), part.mask)
-                loss = loss + self.eta * penalty
+                logp_ref = self._logp_ref(part)
+                penalty = reference_penalty(method, part.logp, logp_ref, part.mask)
+                if method.penalty == "reward_k1":
+                    advantages = k1_advantages(advantages, logp_old, logp_ref, part.mask, self.eta)
+            elif method.penalty == "entropy":
+                penalty = -entropy
+            clipped = clipped_loss(part.logp, logp_old, advantages, part.mask, method.clip_low, method.clip_high)
+            loss = clipped.loss if penalty is None else clipped.loss + self.eta * penalty
             (loss * part.share * weight).backward()
-            values = {"loss_exploration": clipped.loss, "penalty": penalty, "entropy": part.entropy[part.mask].mean()}
+            values = {"loss_exploration": clipped.loss, "penalty": penalty, "entropy": entropy}
             averages.add(part.share, **values, clipped_low=clipped.clipped_low, clipped_high=clipped.clipped_high)
 
     def _rehearsal_loss(self, samples: list[ReferenceSample], averages: Averages, weight: float):
