@@ -5,7 +5,8 @@ and no model.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -154,6 +155,34 @@ def group_advantages(rewards: Tensor) -> Tensor:
     first = rewards[:, :1]  # the mean is taken from there, so that equal rewards centre to exactly zero
     centred = rewards - first - (rewards - first).mean(1, keepdim=True)
     return centred / (rewards.std(1, correction=1, keepdim=True) + 1e-6)
+
+
+def shared_rewards(rewards: Tensor, forms: Sequence[Sequence[str | None]]) -> Tensor:
+    """Rewards in which equal right answers of a group share one reward: each has 1/n, n the group's answers of its form.
+
+    A right answer that the policy writes often then counts no more in all than one that it writes once. Before the group's
+    normalisation the expected gradient is the sum of grad log p over the right forms, each times the chance that it is drawn at
+    all; with plain rewards it is that of p, in which a form counts as often as it comes. Not in the paper; it is fitness
+    sharing (Goldberg and Richardson 1987) with the verifier's canonical form as the niche.
+
+    Args:
+        rewards: `[problems, samples]`.
+        forms: the canonical form of each completion, rows as in `rewards`: what `Verdict.distinct` says of it. Those without
+            one, such as wrong ones, count as one form; 0 shared is 0.
+
+    Returns:
+        `[problems, samples]`, the reward of each form's completions added up as much as one of them had.
+
+    Raises:
+        ValueError: `forms` of another shape.
+    """
+    if [len(row) for row in forms] != [rewards.shape[1]] * rewards.shape[0]:
+        raise ValueError(
+            f"forms must name one form for each reward; got rewards {tuple(rewards.shape)} and rows of "
+            f"{[len(row) for row in forms][:5]} forms"
+        )
+    counts = [[Counter(row)[form] for form in row] for row in forms]
+    return rewards / torch.tensor(counts).to(rewards).view_as(rewards)
 
 
 def pass_at_k_advantages(rewards: Tensor, k: int) -> Tensor:

@@ -19,8 +19,9 @@ How this differs from the paper (arXiv 2509.07430) and its release, and why:
   rollouts and its buffer are drawn with top-p .9, the split with .95; here all with 1.
 - Rewards are 0 or 1 (the release gives SQL up to .8 for parts), two updates a step (three), no dual clip (c = 3), AdamW's
   betas .9 and .95 without decay (.9 and .999, .01).
-- Off unless asked for, and not in the paper: Pass@k advantages (`advantage_k`), an eta that holds the penalty at a value
-  (`penalty_target`), and a rehearsal of every problem equally often (`presampling.partition(..., balance=True)`).
+- Off unless asked for, and not in the paper: Pass@k advantages (`advantage_k`), equal right answers that share one reward
+  (`distinct_advantage`), an eta that holds the penalty at a value (`penalty_target`), and the partition's `balance`,
+  `rehearse_wrong` and `explore_at_most`.
 - Two methods more than the paper's, for comparison: an entropy bonus (`grpo-entropy`) and k1 in the reward (`rkl-k1-reward`).
 - Learning rate constant, no warm-up, no value model.
 - Which problem comes when, and what is sampled for it, follows from the seed and the place in the data alone: a run that
@@ -59,11 +60,13 @@ from dphrl_lite.objectives import (
     Method,
     adapted_strength,
     clipped_loss,
+    group_advantages,
     k1_advantages,
     pass_at_k_advantages,
     reference_penalty,
     rehearsal_divergence,
     rehearsal_loss,
+    shared_rewards,
 )
 from dphrl_lite.presampling import Partition, check_problems, seed_of
 from dphrl_lite.sampling import generate
@@ -84,6 +87,7 @@ class TrainConfig:
     problems_per_step: int = 32  # problems sampled on-policy per step
     samples: int = 16  # completions per problem (G)
     advantage_k: int = 1  # reward Pass@k of a problem's completions; 1: each completion on its own, as GRPO
+    distinct_advantage: bool = False  # equal right answers of a group share one reward, so that each form counts alike
     minibatches: int = 2  # optimizer updates per step
     rehearsal_per_step: int = 128  # stored completions per step, over all minibatches
     joint_mean: bool = False  # one mean over fresh and stored tokens, as the release has it: eta counts by their share
@@ -117,6 +121,11 @@ class TrainConfig:
             raise ValueError(
                 f"advantage_k = {self.advantage_k} with samples = {self.samples} compares nothing: it must be below samples, so "
                 "that there are several groups of k completions; lower advantage_k or raise samples"
+            )
+        if self.distinct_advantage and self.advantage_k > 1:
+            raise ValueError(
+                f"distinct_advantage and advantage_k = {self.advantage_k} are both on, but Pass@k is defined for rewards of "
+                "0 and 1, and shared ones lie between: switch one of the two off"
             )
         if self.penalty_target is not None and (
             METHODS[self.method].penalty in ("none", "entropy") or self.strength == 0
@@ -209,7 +218,7 @@ class PolicySample:
 
 @dataclass(frozen=True, eq=False)
 class ReferenceSample:
-    """A stored completion of the reference, right in stage one, with its log-probs under the reference, pi_ref."""
+    """A stored completion of the reference, with its log-probs under the reference, pi_ref."""
 
     prompt: list[int]
     token_ids: list[int]
@@ -340,12 +349,20 @@ class _Trainer:
         groups = self._sample(prompts, seeds, self.config.samples)
         # 3 verify: the reward is 1 for a right completion, else 0
         pairs = [(p, self.policy.decode(c.token_ids)) for (_, p), g in zip(problems, groups, strict=True) for c in g]
-        rewards = torch.tensor([float(verdict.correct) for verdict in self.task.verify_all(pairs)])
-        rewards = rewards.view(-1, self.config.samples)
+        verdicts = self.task.verify_all(pairs)
+        rewards = torch.tensor([float(verdict.correct) for verdict in verdicts]).view(-1, self.config.samples)
         # 4 advantages: each completion against its group
-        advantages = pass_at_k_advantages(rewards, self.config.advantage_k)
+        advantages = self._advantages(rewards, [verdict.distinct for verdict in verdicts])
         columns = zip(groups, rewards.tolist(), advantages.tolist(), strict=True)
         return [[replace(s, reward=r, advantage=a) for s, r, a in zip(*group, strict=True)] for group in columns]
+
+    def _advantages(self, rewards: torch.Tensor, forms: list[str | None]) -> torch.Tensor:
+        """Stage 4: GRPO's, or one of its variants. `forms`: the canonical forms of all answers, group after group."""
+        if self.config.advantage_k > 1:
+            return pass_at_k_advantages(rewards, self.config.advantage_k)
+        if self.config.distinct_advantage:
+            rewards = shared_rewards(rewards, batches.split(forms, len(rewards)))
+        return group_advantages(rewards)
 
     def _answers(self, rehearsal: list[tuple[int, ReferenceSample]]) -> list[PolicySample]:
         """`dph-js-definition`: the policy's own answer to the prompt of each rehearsal sample."""
@@ -531,8 +548,9 @@ def check_inputs(problems: Sequence[Problem], parts: Partition, config: TrainCon
 
 
 def explored_ids(method: Method, parts: Partition) -> list:
-    """The ids of the problems that a method explores."""
-    return [*parts.explored, *(parts.perfect if method.on_policy == "all" else ())]
+    """The ids of the problems that a method explores: with `explore_at_most` never those of D_pef."""
+    everything = method.on_policy == "all" and parts.explore_at_most is None
+    return [*parts.explored, *(parts.perfect if everything else ())]
 
 
 _BIASED = (
@@ -556,12 +574,19 @@ def _check_distribution(rehearsal: pd.DataFrame, temperature: float):
         )
 
 
+_LATER = (
+    "joint_mean",
+    "distinct_advantage",
+)  # settings that older folders do not know: those at their usual value go on
+
+
 def manifest(task: Task, explored: Sequence[Problem], parts: Partition, config: TrainConfig) -> dict:
     """What decides a run: its settings, the task's identity, a digest of the data, and the divergence's values."""
     rehearsal = [ids.tolist() for ids in parts.rehearsal["token_ids"]]
     data = checkpoint.digest([asdict(p) for p in explored], rehearsal)
     left_out = {"steps", "checkpoint_every", "trackers"}  # these may change
-    left_out |= set() if config.joint_mean else {"joint_mean"}  # folders that are older than this setting go on
+    usual = {name: field.default for name, field in TrainConfig.__dataclass_fields__.items()}
+    left_out |= {name for name in _LATER if getattr(config, name) == usual[name]}
     settings = {name: value for name, value in asdict(config).items() if name not in left_out}
     identity, method = {"kind": "training"} | task.identity() | {"data": data} | settings, METHODS[config.method]
     if method.divergence:  # two divergences of one name are two runs

@@ -23,6 +23,7 @@ from dphrl_lite.objectives import (
     pass_at_k_advantages,
     reference_penalty,
     rehearsal_loss,
+    shared_rewards,
 )
 from dphrl_lite.training import TrainConfig
 
@@ -148,6 +149,35 @@ def test_rewards_of_a_wrong_shape_are_refused(rewards):
 
 
 # ---- Pass@k advantages -----------------------------------------------------------------------------------------------
+
+
+def test_shared_rewards_by_hand():
+    rewards = torch.tensor([[1.0, 1.0, 0.0, 1.0], [0.0, 0.0, 1.0, 1.0]])
+    shared = shared_rewards(rewards, [["a", "b", None, "a"], [None, None, "a", "a"]])
+    assert shared.tolist() == [[0.5, 1.0, 0.0, 0.5], [0.0, 0.0, 0.5, 0.5]]
+    a = group_advantages(shared)[0]
+    assert a[1] > a[0] == a[3] > a[2]
+    with pytest.raises(ValueError, match="one form for each reward"):
+        shared_rewards(rewards, [["a", "b", None, "a"]])
+
+
+def test_shared_rewards_push_each_right_form_alike_however_often_it_is_drawn():
+    """The expected policy gradient over all groups of five: each right form's grad log p with the chance that it is drawn at
+    all; plain rewards push a form as often as it comes, which is the gradient of P(right)."""
+    logits = torch.tensor([1.5, 0.0, 0.5], dtype=torch.float64, requires_grad=True)  # two right forms, and a wrong one
+    p, right, samples = logits.softmax(0), [1.0, 1.0, 0.0], 5
+    shared, plain = 0, 0
+    for group in itertools.product(range(3), repeat=samples):
+        rewards = torch.tensor([[right[i] for i in group]], dtype=torch.float64)
+        logp = p.log()[list(group)]
+        weight = logp.sum().exp().detach()
+        shared = shared + weight * (shared_rewards(rewards, [["ab-"[i] for i in group]])[0] * logp).sum()
+        plain = plain + weight * (rewards[0] * logp).sum()
+    drawn = ((1 - (1 - p[:2]) ** samples).detach() * p[:2].log()).sum()
+    found, truth, usual = (torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (shared, drawn, plain))
+    assert torch.allclose(found, truth, atol=1e-12)
+    assert torch.allclose(usual, samples * torch.autograd.grad(p[:2].sum(), logits)[0], atol=1e-12)
+    assert found[1] > 3 * found[0] and usual[0] > 3 * usual[1]  # the seldom one catches up, instead of falling behind
 
 
 def by_subsets(rewards, k):

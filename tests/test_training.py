@@ -205,6 +205,43 @@ def test_with_advantage_k_a_step_has_the_gradient_of_pass_at_k(train, double, co
     assert any(sum(right[i : i + 4]) == 3 for i in range(0, 24, 4))  # one wrong: all pairs pass, nothing to learn
 
 
+def test_with_distinct_advantage_equal_right_answers_of_a_group_share_a_reward(train, monkeypatch):
+    seen, real = [], training.shared_rewards
+    monkeypatch.setattr(training, "shared_rewards", lambda *given: seen.append(given) or real(*given))
+    run, plain = train("grpo", steps=1, distinct_advantage=True), train("grpo", steps=1)
+    assert distance(run.policy, plain.policy) > 0
+    assert run.log["reward"].tolist() == plain.log["reward"].tolist()  # still the share of right answers
+    ((rewards, forms),) = seen
+    assert rewards.shape == (6, 4) and [len(row) for row in forms] == [4] * 6
+    assert all(form or not right for row, fs in zip(rewards, forms, strict=True)
+               for right, form in zip(row, fs, strict=True))  # fmt: skip
+    with pytest.raises(ValueError, match="distinct_advantage and advantage_k = 2 are both on"):
+        train("grpo", distinct_advantage=True, advantage_k=2)
+
+
+def test_settings_that_came_later_leave_older_folders_as_they_are(train, parts, countdown, few_problems):
+    told = lambda **more: training.manifest(countdown, few_problems, parts, TrainConfig("grpo", **more))
+    plain, changes = told(), {"joint_mean": True, "distinct_advantage": True}
+    assert set(changes) == set(training._LATER)
+    assert not set(changes) & set(plain)
+    for name, value in changes.items():
+        assert told(**{name: value}) == plain | {name: value}
+
+
+@pytest.mark.parametrize("method", ["grpo", "dph-f"])
+def test_only_what_the_reference_seldom_solved_is_explored(train, countdown, rollouts, method):
+    seldom = presampling.partition(rollouts, threshold=6, explore_at_most=2)
+    task, c = Recording(countdown), presampling.counts(rollouts).set_index("problem_id")["c"]
+    train(method, task=task, problems_per_step=16, parts=seldom)
+    assert {name for name, _ in task.seen} == set(c[c <= 2].index)
+
+
+def test_all_that_the_reference_said_is_rehearsed(train, rollouts):
+    whole = presampling.partition(rollouts, threshold=6, rehearse_exploration=True, rehearse_wrong=True)
+    assert len(whole.rehearsal) == len(rollouts)
+    assert train("dph-f", parts=whole).log["penalty"].iloc[-1] > 0
+
+
 def test_dapo_draws_on_past_groups_that_pass_at_k_cannot_tell_apart(train):
     plain, pairs = (train("dapo", max_refills=9, samples=4, advantage_k=k).log for k in (1, 2))
     assert pairs["groups"].sum() > plain["groups"].sum()

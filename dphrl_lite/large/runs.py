@@ -104,7 +104,8 @@ def translated(config: TrainConfig, policy: Policy, problems: Sequence[Problem])
         ValueError: a setting that TRL has no counterpart of, or batches that do not divide evenly.
     """
     carried(config.method)
-    usual = {"penalty_target": None, "advantage_k": 1, "joint_mean": False, "trackers": None}
+    usual = {"penalty_target": None, "advantage_k": 1, "joint_mean": False, "distinct_advantage": False}
+    usual |= {"trackers": None}
     foreign = [name for name, value in usual.items() if getattr(config, name) != value]
     if foreign:
         raise ValueError(

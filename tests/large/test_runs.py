@@ -72,6 +72,8 @@ def test_a_run_goes_on_and_keeps_to_itself(train, tmp_path):
         ({"penalty_target": 0.1}, "penalty_target"),
         ({"joint_mean": True}, "joint_mean"),
         ({"advantage_k": 2}, "advantage_k"),
+        ({"distinct_advantage": True}, "distinct_advantage"),
+        ({"method": "grpo-entropy"}, "no entropy bonus"),
         ({"minibatches": 5}, "even batches"),
         ({"rehearsal_per_step": 7, "minibatches": 2}, "even batches"),
         ({"method": "rkl"}, "beta"),
