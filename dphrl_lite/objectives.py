@@ -231,7 +231,13 @@ class ClippedLoss:
 
 
 def clipped_loss(
-    logp: Tensor, logp_old: Tensor, advantages: Tensor, mask: Tensor, low: float, high: float
+    logp: Tensor,
+    logp_old: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    low: float,
+    high: float,
+    dual: float | None = None,
 ) -> ClippedLoss:
     """L_exp = - mean over all completion tokens of min(rho A, clip(rho, 1 - low, 1 + high) A), rho = exp(logp - logp_old).
 
@@ -240,13 +246,18 @@ def clipped_loss(
         advantages: one per completion `[B]`, or one per token `[B, T]`.
         mask: completion tokens `[B, T]`.
         low, high: how far rho may move.
+        dual: c of the dual clip (Ye et al. 2020, arXiv 1912.09729), above 1 + high: where A < 0 the minimum is not below c A, so
+            that a token whose rho has grown beyond c has no gradient. None: no such bound, as in PPO and GRPO.
     """
     chosen = mask.bool()
     if not chosen.any():
         raise ValueError("the mask selects no token; pass at least one completion token")
     rho = torch.exp(logp[chosen] - logp_old[chosen])
     a = (advantages[:, None] if advantages.ndim == 1 else advantages).expand_as(mask)[chosen]
-    loss = -torch.minimum(rho * a, rho.clamp(1 - low, 1 + high) * a).mean()
+    gain = torch.minimum(rho * a, rho.clamp(1 - low, 1 + high) * a)
+    if dual is not None:
+        gain = torch.where(a < 0, torch.maximum(gain, dual * a), gain)
+    loss = -gain.mean()
     cut_low, cut_high = (rho < 1 - low) & (a < 0), (rho > 1 + high) & (a > 0)
     return ClippedLoss(loss, cut_low.float().mean().item(), cut_high.float().mean().item())
 

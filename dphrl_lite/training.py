@@ -17,8 +17,9 @@ How this differs from the paper (arXiv 2509.07430) and its release, and why:
   eighth (256 stored beside 2,048 fresh completions): `joint_mean` does so, too.
 - The split keeps the draws that selected; the release draws the buffer afresh after the split and drops wrong ones. Its
   rollouts and its buffer are drawn with top-p .9, the split with .95; here all with 1.
-- Rewards are 0 or 1 (the release gives SQL up to .8 for parts), two updates a step (three), no dual clip (c = 3), AdamW's
-  betas .9 and .95 without decay (.9 and .999, .01).
+- Rewards are 0 or 1 (the release gives SQL up to .8 for parts), two updates a step (three, the last on a quarter of the rows;
+  `minibatches=3` makes three of equal size), no dual clip (c = 3: `dual_clip`), AdamW's betas .9 and .95 without decay (.9 and
+  .999, .01: `adam_beta2`, `weight_decay`).
 - Off unless asked for, and not in the paper: Pass@k advantages (`advantage_k`), equal right answers that share one reward
   (`distinct_advantage`), an eta that holds the penalty at a value (`penalty_target`), and the partition's `balance`,
   `rehearse_wrong` and `explore_at_most`.
@@ -88,6 +89,9 @@ class TrainConfig:
     samples: int = 16  # completions per problem (G)
     advantage_k: int = 1  # reward Pass@k of a problem's completions; 1: each completion on its own, as GRPO
     distinct_advantage: bool = False  # equal right answers of a group share one reward, so that each form counts alike
+    dual_clip: float | None = (
+        None  # c of the bound c A on what a negative advantage may cost; the release has 3; None: off
+    )
     minibatches: int = 2  # optimizer updates per step
     rehearsal_per_step: int = 128  # stored completions per step, over all minibatches
     joint_mean: bool = False  # one mean over fresh and stored tokens, as the release has it: eta counts by their share
@@ -97,6 +101,9 @@ class TrainConfig:
     allow_mismatch: bool = False  # rehearse samples drawn with another temperature or top-p
     max_refills: int = 4  # dapo: how often a step may draw again for mixed groups
     optimizer: str = "auto"  # adamw, adamw-8bit or paged-adamw-8bit (bitsandbytes); auto: by how the policy is held
+    adam_beta1: float = 0.9  # of AdamW: what is kept of the gradient's mean
+    adam_beta2: float = 0.95  # of AdamW: what is kept of the squares' mean; the release has .999
+    weight_decay: float = 0.0  # of AdamW, for all weights alike; the release has .01
     gradient_clip: float = 1.0  # largest norm of the whole gradient
     gradient_parts: bool = True  # log the two gradients apart; holds one more copy of the trained gradients
     checkpoint_every: int = 20  # steps between checkpoints, where there is a folder
@@ -117,6 +124,7 @@ class TrainConfig:
                 f"{low[0]} = {values[low[0]]} is too low: counts start at 1, temperature, gradient_clip and "
                 "penalty_target above 0, seed, strength and max_refills at 0, and an advantage needs samples >= 2 to compare"
             )
+        self._check_ranges()
         if self.advantage_k >= self.samples:
             raise ValueError(
                 f"advantage_k = {self.advantage_k} with samples = {self.samples} compares nothing: it must be below samples, so "
@@ -134,6 +142,20 @@ class TrainConfig:
                 f"penalty_target = {self.penalty_target:g} has nothing to hold there: {self.method!r} has no penalty, or none "
                 "above 0, or its strength is 0 and stays so; leave penalty_target out, or choose a method with a penalty and a "
                 "strength above 0"
+            )
+
+    def _check_ranges(self):
+        """Settings that are no counts."""
+        high = METHODS[self.method].clip_high
+        if self.dual_clip is not None and not self.dual_clip > 1 + high:
+            raise ValueError(
+                f"dual_clip = {self.dual_clip:g} must be above 1 + {high:g}, where the clip of {self.method!r} ends: the "
+                "release's is 3, and None is none"
+            )
+        if not (0 <= self.adam_beta1 < 1 and 0 <= self.adam_beta2 < 1 and self.weight_decay >= 0):
+            raise ValueError(
+                f"adam_beta1 = {self.adam_beta1:g}, adam_beta2 = {self.adam_beta2:g}, weight_decay = {self.weight_decay:g}: "
+                "expected betas from 0 to below 1 (the release has .9 and .999) and a decay of at least 0 (it has .01)"
             )
 
 
@@ -267,7 +289,8 @@ class _Trainer:
         weights = [p for p in self.policy.model.parameters() if p.requires_grad]
         precision.check_trained(weights)
         self.gradient = gradients.Gradient(weights, self.processes)
-        self.optimizer = optimizers.make(optimizer, weights, config.learning_rate)
+        betas = (config.adam_beta1, config.adam_beta2)
+        self.optimizer = optimizers.make(optimizer, weights, config.learning_rate, betas, config.weight_decay)
         self.policy.reasons.append(f"optimizer {optimizer}: {optimizers.REASONS[optimizer]}")
         self.recompute = False  # pi_old by the training forward, where low precision parts it from sampling
         rehearsal = parts.rehearsal if self.method.rehearses else parts.rehearsal.iloc[:0]
@@ -423,7 +446,8 @@ class _Trainer:
                     advantages = k1_advantages(advantages, logp_old, logp_ref, part.mask, self.eta)
             elif method.penalty == "entropy":
                 penalty = -entropy
-            clipped = clipped_loss(part.logp, logp_old, advantages, part.mask, method.clip_low, method.clip_high)
+            clip = (method.clip_low, method.clip_high, self.config.dual_clip)
+            clipped = clipped_loss(part.logp, logp_old, advantages, part.mask, *clip)
             loss = clipped.loss if penalty is None else clipped.loss + self.eta * penalty
             (loss * part.share * weight).backward()
             values = {"loss_exploration": clipped.loss, "penalty": penalty, "entropy": entropy}
@@ -574,10 +598,8 @@ def _check_distribution(rehearsal: pd.DataFrame, temperature: float):
         )
 
 
-_LATER = (
-    "joint_mean",
-    "distinct_advantage",
-)  # settings that older folders do not know: those at their usual value go on
+# settings that older folders do not know: where they have their usual value, the folder's run goes on
+_LATER = ("joint_mean", "distinct_advantage", "dual_clip", "adam_beta1", "adam_beta2", "weight_decay")
 
 
 def manifest(task: Task, explored: Sequence[Problem], parts: Partition, config: TrainConfig) -> dict:

@@ -293,6 +293,18 @@ def test_on_policy_the_gradient_is_the_policy_gradient():
     assert gradient == pytest.approx([-0.75, -0.75])
 
 
+def test_the_dual_clip_bounds_what_a_bad_answer_costs():
+    def loss(advantage, rho, dual):
+        logp = torch.tensor([[math.log(rho)]], dtype=torch.float64, requires_grad=True)
+        found = clipped_loss(logp, torch.zeros(1, 1), torch.tensor([advantage]), torch.ones(1, 1), 0.2, 0.28, dual).loss
+        return found.item(), torch.autograd.grad(found, logp)[0].item()
+
+    assert loss(-2.0, 5.0, 3.0) == pytest.approx((6.0, 0.0))  # -max(min(5 A, 1.28 A), 3 A), A = -2: flat beyond 3
+    assert loss(-2.0, 5.0, None) == pytest.approx((10.0, 10.0))
+    for advantage, rho in ((-2.0, 2.0), (-2.0, 0.5), (2.0, 5.0), (2.0, 0.5), (0.0, 9.0)):  # nothing else changes
+        assert loss(advantage, rho, 3.0) == loss(advantage, rho, None)
+
+
 def test_the_mean_is_over_tokens_and_ignores_padding():
     logp = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
     old = torch.tensor([[0.0, 0.0, 0.0], [0.0, math.nan, 99.0]], dtype=torch.float64)

@@ -221,7 +221,8 @@ def test_with_distinct_advantage_equal_right_answers_of_a_group_share_a_reward(t
 
 def test_settings_that_came_later_leave_older_folders_as_they_are(train, parts, countdown, few_problems):
     told = lambda **more: training.manifest(countdown, few_problems, parts, TrainConfig("grpo", **more))
-    plain, changes = told(), {"joint_mean": True, "distinct_advantage": True}
+    plain, changes = told(), {"joint_mean": True, "distinct_advantage": True, "dual_clip": 3.0}
+    changes |= {"adam_beta1": 0.8, "adam_beta2": 0.999, "weight_decay": 0.01}
     assert set(changes) == set(training._LATER)
     assert not set(changes) & set(plain)
     for name, value in changes.items():
@@ -240,6 +241,27 @@ def test_all_that_the_reference_said_is_rehearsed(train, rollouts):
     whole = presampling.partition(rollouts, threshold=6, rehearse_exploration=True, rehearse_wrong=True)
     assert len(whole.rehearsal) == len(rollouts)
     assert train("dph-f", parts=whole).log["penalty"].iloc[-1] > 0
+
+
+def test_the_settings_of_the_release_reach_the_optimizer_and_the_loss(train, monkeypatch):
+    asked, real = [], training.clipped_loss
+    monkeypatch.setattr(training, "clipped_loss", lambda *given: asked.append(given[-1]) or real(*given))
+    made, make = [], training.optimizers.make
+    monkeypatch.setattr(training.optimizers, "make", lambda *given: made.append(make(*given)) or made[-1])
+    release = {"dual_clip": 3.0, "adam_beta2": 0.999, "weight_decay": 0.01, "minibatches": 3}
+    run = train("dph-f", steps=1, **release)
+    assert set(asked) == {3.0} and len(asked) == 3
+    (optimizer,) = made
+    assert (optimizer.defaults["betas"], optimizer.defaults["weight_decay"]) == ((0.9, 0.999), 0.01)
+    assert distance(run.policy, train("dph-f", steps=1, minibatches=3).policy) > 0
+
+
+@pytest.mark.parametrize(("settings", "why"), [({"dual_clip": 1.28}, "dual_clip = 1.28 must be above 1"),
+                                               ({"adam_beta2": 1.0}, "adam_beta2 = 1.*expected betas"),
+                                               ({"weight_decay": -0.1}, "weight_decay = -0.1.*at least 0")])  # fmt: skip
+def test_impossible_settings_of_the_release_are_refused(train, settings, why):
+    with pytest.raises(ValueError, match=why):
+        train("dph-f", **settings)
 
 
 def test_dapo_draws_on_past_groups_that_pass_at_k_cannot_tell_apart(train):
