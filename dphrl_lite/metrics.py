@@ -23,7 +23,8 @@ METRICS = {
     "clipped_low": "share of tokens stopped by the lower clip; a few per cent at most",
     "clipped_high": "share of tokens stopped by the upper clip; a few per cent at most",
     "loss_exploration": "L_exp; near 0 by construction (advantages average to 0), so watch the reward instead",
-    "penalty": "L_pef, or k2 / k3: nats per token before eta or beta; starts at 0 for f(u), then settles at a small value",
+    "penalty": "L_pef, or k1 / k2 / k3 on fresh answers, or minus the entropy (`grpo-entropy`): nats per token before eta or "
+    "beta; starts at 0 for f(u), then settles at a small value",
     "strength": "eta or beta of the step; constant unless `penalty_target` moves it, then it should settle, as the penalty does",
     "log_u_mean": "mean log(policy/reference) on rehearsal; near 0 or a little above is healthy, a steady fall is forgetting",
     "log_u_low": "its 1st percentile: the reference's answers that are dying",

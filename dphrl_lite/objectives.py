@@ -5,7 +5,8 @@ and no model.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,8 +24,9 @@ class Method:
     """One row of the table of methods.
 
     Penalties: "rehearsal_f" is f(u) and "rehearsal_ce" plain -log u (cross-entropy) on stored reference samples of
-    D_pef; "reference_k2" and "reference_k3" act on fresh policy samples and need the reference's log-probs online.
-    "js_definition" needs both: the stored samples, and fresh policy samples of the same D_pef prompts.
+    D_pef; "reference_k2" and "reference_k3" act on fresh policy samples and need the reference's log-probs online, as does
+    "reward_k1", which is no part of the loss but of the advantages (`k1_advantages`). "entropy" is minus the entropy at the
+    fresh tokens. "js_definition" needs stored samples and fresh policy samples of the same D_pef prompts.
     """
 
     name: str
@@ -32,7 +34,9 @@ class Method:
     summary: str
     clip_low: float = 0.2
     clip_high: float = 0.28
-    penalty: Literal["none", "rehearsal_f", "rehearsal_ce", "reference_k2", "reference_k3", "js_definition"] = "none"
+    penalty: Literal[
+        "none", "rehearsal_f", "rehearsal_ce", "reference_k2", "reference_k3", "reward_k1", "entropy", "js_definition"
+    ] = "none"
     divergence: str | None = None
     strength: float | None = 0.0  # its own eta or beta; DPH: equal curvature, eta f''(1) = 1, None where there is none
     dynamic_sampling: bool = False  # draw on until every group has both right and wrong answers
@@ -45,7 +49,7 @@ class Method:
     @property
     def needs_reference(self) -> bool:
         """Whether the reference model must be evaluated while training."""
-        return self.penalty.startswith("reference") or self.mirrors
+        return self.penalty.startswith(("reference", "reward")) or self.mirrors
 
     @property
     def mirrors(self) -> bool:
@@ -77,6 +81,13 @@ _FIXED = {
             "Jensen-Shannon by its definition, on stored reference and fresh policy samples of D_pef",
             penalty="js_definition",
             strength=4.0,  # its value is half the generator's, so its curvature is 1/4
+        ),
+        # two controls that are not in the paper; each is otherwise as `rkl` or as `grpo`
+        Method(
+            "rkl-k1-reward", "all", "reverse KL as k1 in the reward, as PPO has it", penalty="reward_k1", strength=0.15
+        ),
+        Method(  # .01 is PPO's for Atari (arXiv 1707.06347, table 5); verl had .001 as its default, and has 0 now
+            "grpo-entropy", "all", "GRPO with an entropy bonus", clip_high=0.2, penalty="entropy", strength=0.01
         ),
     )
 }
@@ -146,6 +157,34 @@ def group_advantages(rewards: Tensor) -> Tensor:
     return centred / (rewards.std(1, correction=1, keepdim=True) + 1e-6)
 
 
+def shared_rewards(rewards: Tensor, forms: Sequence[Sequence[str | None]]) -> Tensor:
+    """Rewards in which equal right answers of a group share one reward: each has 1/n, n the group's answers of its form.
+
+    A right answer that the policy writes often then counts no more in all than one that it writes once. Before the group's
+    normalisation the expected gradient is the sum of grad log p over the right forms, each times the chance that it is drawn at
+    all; with plain rewards it is that of p, in which a form counts as often as it comes. Not in the paper; it is fitness
+    sharing (Goldberg and Richardson 1987) with the verifier's canonical form as the niche.
+
+    Args:
+        rewards: `[problems, samples]`.
+        forms: the canonical form of each completion, rows as in `rewards`: what `Verdict.distinct` says of it. Those without
+            one, such as wrong ones, count as one form; 0 shared is 0.
+
+    Returns:
+        `[problems, samples]`, the reward of each form's completions added up as much as one of them had.
+
+    Raises:
+        ValueError: `forms` of another shape.
+    """
+    if [len(row) for row in forms] != [rewards.shape[1]] * rewards.shape[0]:
+        raise ValueError(
+            f"forms must name one form for each reward; got rewards {tuple(rewards.shape)} and rows of "
+            f"{[len(row) for row in forms][:5]} forms"
+        )
+    counts = [[Counter(row)[form] for form in row] for row in forms]
+    return rewards / torch.tensor(counts).to(rewards).view_as(rewards)
+
+
 def pass_at_k_advantages(rewards: Tensor, k: int) -> Tensor:
     """The advantage of a completion where it is rewarded for Pass@k (Chen et al. 2025, arXiv 2508.10751, analytic form).
 
@@ -192,22 +231,33 @@ class ClippedLoss:
 
 
 def clipped_loss(
-    logp: Tensor, logp_old: Tensor, advantages: Tensor, mask: Tensor, low: float, high: float
+    logp: Tensor,
+    logp_old: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    low: float,
+    high: float,
+    dual: float | None = None,
 ) -> ClippedLoss:
     """L_exp = - mean over all completion tokens of min(rho A, clip(rho, 1 - low, 1 + high) A), rho = exp(logp - logp_old).
 
     Args:
         logp, logp_old: log-probs under the policy and under the policy that sampled `[B, T]`.
-        advantages: one per completion `[B]`.
+        advantages: one per completion `[B]`, or one per token `[B, T]`.
         mask: completion tokens `[B, T]`.
         low, high: how far rho may move.
+        dual: c of the dual clip (Ye et al. 2020, arXiv 1912.09729), above 1 + high: where A < 0 the minimum is not below c A, so
+            that a token whose rho has grown beyond c has no gradient. None: no such bound, as in PPO and GRPO.
     """
     chosen = mask.bool()
     if not chosen.any():
         raise ValueError("the mask selects no token; pass at least one completion token")
     rho = torch.exp(logp[chosen] - logp_old[chosen])
-    a = advantages[:, None].expand_as(mask)[chosen]
-    loss = -torch.minimum(rho * a, rho.clamp(1 - low, 1 + high) * a).mean()
+    a = (advantages[:, None] if advantages.ndim == 1 else advantages).expand_as(mask)[chosen]
+    gain = torch.minimum(rho * a, rho.clamp(1 - low, 1 + high) * a)
+    if dual is not None:
+        gain = torch.where(a < 0, torch.maximum(gain, dual * a), gain)
+    loss = -gain.mean()
     cut_low, cut_high = (rho < 1 - low) & (a < 0), (rho > 1 + high) & (a > 0)
     return ClippedLoss(loss, cut_low.float().mean().item(), cut_high.float().mean().item())
 
@@ -231,6 +281,12 @@ def k3(logp: Tensor, logp_ref: Tensor) -> Tensor:
     return torch.expm1(-log_u) + log_u
 
 
+def k1(logp: Tensor, logp_ref: Tensor) -> Tensor:
+    """log u, on policy samples: a value without gradient, as that of its mean is zero in expectation. What holds the policy
+    is the same k1 in the reward, `k1_advantages`."""
+    return (logp - logp_ref).detach()
+
+
 def half_kl_to_mean(logp: Tensor, other: Tensor) -> Tensor:
     """log(p/m)/2 on samples of p, m = (p + other)/2: their part of the Jensen-Shannon divergence (half of the generator's)."""
     log_ratio = other - logp
@@ -248,7 +304,7 @@ def js_on_policy(logp: Tensor, logp_ref: Tensor) -> Tensor:
     return half_kl_to_mean(logp, logp_ref).detach() * (1 + (logp - logp.detach()))
 
 
-_OF_PENALTY = {"rehearsal_ce": cross_entropy, "reference_k2": k2, "reference_k3": k3}
+_OF_PENALTY = {"rehearsal_ce": cross_entropy, "reference_k2": k2, "reference_k3": k3, "reward_k1": k1}
 
 
 def token_mean(loss: Callable, logp: Tensor, logp_ref: Tensor, mask: Tensor) -> Tensor:
@@ -271,12 +327,38 @@ def rehearsal_divergence(method: Method, alpha: float | None = None) -> divergen
 
 
 def reference_penalty(method: Method, logp: Tensor, logp_ref: Tensor, mask: Tensor) -> Tensor:
-    """Token mean of the penalty on fresh policy samples `[B, T]`: k2, k3, or KL(pi_theta, m)/2 for `dph-js-definition`.
+    """Token mean of the penalty on fresh policy samples `[B, T]`: k2, k3, k1, or KL(pi_theta, m)/2 for `dph-js-definition`.
 
     As a loss, k2 has the reverse KL's gradient, k3 the forward KL's and the last one the Jensen-Shannon divergence's: per
-    token, at the prefixes the policy visits, and only while the policy is the one that sampled.
+    token, at the prefixes the policy visits, and only while the policy is the one that sampled. k1 has none here.
     """
     return token_mean(js_on_policy if method.mirrors else _OF_PENALTY[method.penalty], logp, logp_ref, mask)
+
+
+def k1_advantages(advantages: Tensor, logp_old: Tensor, logp_ref: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """Advantages with the reverse KL in the reward: at each token A - beta * (sum of log u from this token on).
+
+    This is RLHF with PPO (Ziegler et al. 2019, arXiv 1909.08593; Ouyang et al. 2022, arXiv 2203.02155): each token has the
+    reward -beta (logp - logp_ref), fixed when it was sampled, and the return is summed to the end without discount. On
+    samples of the policy the expected gradient of -A logp is then that of the reward's advantage plus beta times the
+    gradient of the reverse KL of *whole sequences*, which k2 and k3 as losses do not have: they hold each token where the
+    policy goes, and not where it goes. The token mean divides both parts alike, so that beta may be compared with `rkl`'s.
+
+    Two differences from common code: the KL is added after the group's normalisation, as otherwise a group that is all
+    right would be divided by the spread of its KL alone, whatever beta is; and it has no baseline, which would lower the
+    variance and leave the expectation as it is.
+
+    Args:
+        advantages: of the reward alone `[B]`.
+        logp_old, logp_ref: log-probs under the policy that sampled and under the reference `[B, T]`, nats.
+        mask: completion tokens `[B, T]`.
+        beta: the strength.
+
+    Returns:
+        `[B, T]`, meaningless where the mask is 0.
+    """
+    log_u = torch.where(mask.bool(), logp_old - logp_ref, 0.0)
+    return advantages[:, None] - beta * log_u.flip(1).cumsum(1).flip(1)
 
 
 def adapted_strength(strength: float, penalty: float, target: float) -> float:

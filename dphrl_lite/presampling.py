@@ -228,8 +228,15 @@ class PartitionConfig:
     one_per_problem: bool = False  # rehearse the first correct answer of a problem only, not all of them
     rehearse_exploration: bool = False  # rehearse the correct answers to problems of D_exp too
     balance: bool = False  # rehearse every problem equally often: its correct answers in turn until there are K of them
+    rehearse_wrong: bool = False  # rehearse wrong answers too: all that the reference said
+    explore_at_most: int | None = None  # explore only problems with at most so many correct samples; None: all of D_exp
 
     def __post_init__(self):
+        if self.explore_at_most is not None and not (not self.keep_unsolved) <= self.explore_at_most < self.threshold:
+            raise ValueError(
+                f"explore_at_most = {self.explore_at_most} leaves no choice: expected a number of correct samples below the "
+                f"threshold {self.threshold} and at least 0, or 1 where the unsolved are dropped; None explores all of D_exp"
+            )
         if self.balance and self.one_per_problem:
             raise ValueError(
                 "balance and one_per_problem are both on, but one answer per problem is equally often already, and balance "
@@ -242,8 +249,9 @@ class Partition:
     """Three disjoint buckets of problem ids, and the rehearsal buffer.
 
     `perfect` is D_pef (at least `threshold` correct), `exploration` is D_exp (some correct, fewer than the threshold),
-    `unsolved` none correct. `rehearsal` holds correct reference completions, as rows of the rollouts. The switches are
-    those given to `partition`.
+    `unsolved` none correct. `rehearsal` holds reference completions, as rows of the rollouts: correct ones, unless
+    `rehearse_wrong`. The switches are those given to `partition`; `unexplored` are the problems of D_exp that
+    `explore_at_most` leaves out.
     """
 
     perfect: tuple
@@ -255,17 +263,23 @@ class Partition:
     one_per_problem: bool = False
     rehearse_exploration: bool = False
     balance: bool = False
+    rehearse_wrong: bool = False
+    explore_at_most: int | None = None
+    unexplored: tuple = ()
 
     @property
     def explored(self) -> tuple:
         """Ids of the problems for reinforcement learning: D_exp, and the unsolved ones unless they are dropped."""
-        return self.exploration + (self.unsolved if self.keep_unsolved else ())
+        left_out = set(self.unexplored)
+        return tuple(i for i in self.exploration if i not in left_out) + (self.unsolved if self.keep_unsolved else ())
 
     def summary(self) -> pd.DataFrame:
         """Table: bucket, problems, share, use in training, and completions in the rehearsal buffer."""
         buckets = {"D_pef (perfect)": self.perfect, "D_exp (exploration)": self.exploration, "unsolved": self.unsolved}
-        uses = ["rehearsed", "explored" + " and rehearsed" * self.rehearse_exploration]
+        explored = "explored" if self.explore_at_most is None else f"explored up to {self.explore_at_most} correct"
+        uses = ["rehearsed", explored + " and rehearsed" * self.rehearse_exploration]
         uses += ["explored" if self.keep_unsolved else "dropped"]
+        uses[2] += " and rehearsed" * (self.rehearse_exploration and self.rehearse_wrong and self.keep_unsolved)
         table = pd.DataFrame({"bucket": list(buckets), "problems": [len(ids) for ids in buckets.values()]})
         table["share"] = table["problems"] / max(1, table["problems"].sum())
         rows = [self.rehearsal["problem_id"].isin(ids) for ids in buckets.values()]
@@ -280,6 +294,8 @@ def partition(
     one_per_problem: bool = False,
     rehearse_exploration: bool = False,
     balance: bool = False,
+    rehearse_wrong: bool = False,
+    explore_at_most: int | None = None,
 ) -> Partition:
     """Split problems by how many of their K reference samples are correct.
 
@@ -292,18 +308,27 @@ def partition(
         balance: rehearse every problem equally often. The buffer repeats its correct answers in turn (first, second, third,
             first, ...) until they are K, the most samples that a problem has; so an answer weighs about K/c times as much,
             c the problem's correct answers. Not in the paper: it rehearses more what the reference seldom gets right.
+        rehearse_wrong: rehearse wrong answers too. With `rehearse_exploration` the buffer is then all that the reference said, of
+            the unsolved problems too unless they are dropped, filtered by no verdict: E[u] over it is 1. Not in the paper,
+            where the buffer teaches right answers again; here it holds the policy to the reference whatever that said.
+        explore_at_most: explore only problems with at most so many correct samples, below the threshold; the others of D_exp
+            are left out, and D_pef is explored by no method. Not in the paper: training on what the reference seldom or
+            never solved, and not on what it solves already.
 
     Raises:
-        ValueError: threshold < 1, a problem has fewer samples than the threshold (K < threshold), or both `balance` and
-            `one_per_problem`.
+        ValueError: threshold < 1, a problem has fewer samples than the threshold (K < threshold), both `balance` and
+            `one_per_problem`, or an `explore_at_most` that is not below the threshold or explores nothing.
     """
-    switches = PartitionConfig(threshold, keep_unsolved, one_per_problem, rehearse_exploration, balance)
+    switches = PartitionConfig(
+        threshold, keep_unsolved, one_per_problem, rehearse_exploration, balance, rehearse_wrong, explore_at_most
+    )
     table = counts(rollouts)
     split, ids = partition_counts(table["n"], table["c"], threshold), table["problem_id"].to_numpy()
     buckets = (split.perfect, split.exploration, split.unsolved)
     perfect, exploration, unsolved = (tuple(ids[list(places)]) for places in buckets)
-    rehearsed = perfect + exploration * rehearse_exploration
-    rehearsal = rollouts[rollouts["correct"].astype(bool) & rollouts["problem_id"].isin(rehearsed)]
+    rehearsed = perfect + (exploration + unsolved * keep_unsolved) * rehearse_exploration
+    wanted = rollouts["correct"].astype(bool) | rehearse_wrong
+    rehearsal = rollouts[wanted & rollouts["problem_id"].isin(rehearsed)]
     if one_per_problem:
         rehearsal = rehearsal.drop_duplicates("problem_id")
     rehearsal = rehearsal.reset_index(drop=True)
@@ -311,7 +336,9 @@ def partition(
         groups = (group.index for _, group in rehearsal.groupby("problem_id", sort=False))
         rows = [row for group in groups for row in np.resize(group, table["n"].max())]
         rehearsal = rehearsal.iloc[rows].reset_index(drop=True)
-    return Partition(perfect, exploration, unsolved, rehearsal=rehearsal, **asdict(switches))
+    easy = set(ids[table["c"] > (threshold if explore_at_most is None else explore_at_most)])
+    unexplored = tuple(i for i in exploration if i in easy)
+    return Partition(perfect, exploration, unsolved, rehearsal=rehearsal, unexplored=unexplored, **asdict(switches))
 
 
 def partition_counts(n, c, threshold: int = 6) -> Partition:

@@ -17,11 +17,14 @@ How this differs from the paper (arXiv 2509.07430) and its release, and why:
   eighth (256 stored beside 2,048 fresh completions): `joint_mean` does so, too.
 - The split keeps the draws that selected; the release draws the buffer afresh after the split and drops wrong ones. Its
   rollouts and its buffer are drawn with top-p .9, the split with .95; here all with 1.
-- Rewards are 0 or 1 (the release gives SQL up to .8 for parts), two updates a step (three), no dual clip (c = 3), AdamW's
-  betas .9 and .95 without decay (.9 and .999, .01).
-- Off unless asked for, and not in the paper: Pass@k advantages (`advantage_k`), an eta that holds the penalty at a value
-  (`penalty_target`), and a rehearsal of every problem equally often (`presampling.partition(..., balance=True)`).
-- Learning rate constant, no warm-up, no entropy bonus, no value model, no KL in the reward.
+- Rewards are 0 or 1 (the release gives SQL up to .8 for parts), two updates a step (three, the last on a quarter of the rows;
+  `minibatches=3` makes three of equal size), no dual clip (c = 3: `dual_clip`), AdamW's betas .9 and .95 without decay (.9 and
+  .999, .01: `adam_beta2`, `weight_decay`).
+- Off unless asked for, and not in the paper: Pass@k advantages (`advantage_k`), equal right answers that share one reward
+  (`distinct_advantage`), an eta that holds the penalty at a value (`penalty_target`), and the partition's `balance`,
+  `rehearse_wrong` and `explore_at_most`.
+- Two methods more than the paper's, for comparison: an entropy bonus (`grpo-entropy`) and k1 in the reward (`rkl-k1-reward`).
+- Learning rate constant, no warm-up, no value model.
 - Which problem comes when, and what is sampled for it, follows from the seed and the place in the data alone: a run that
   was killed goes on exactly, because there is no random state to lose.
 
@@ -58,10 +61,13 @@ from dphrl_lite.objectives import (
     Method,
     adapted_strength,
     clipped_loss,
+    group_advantages,
+    k1_advantages,
     pass_at_k_advantages,
     reference_penalty,
     rehearsal_divergence,
     rehearsal_loss,
+    shared_rewards,
 )
 from dphrl_lite.presampling import Partition, check_problems, seed_of
 from dphrl_lite.sampling import generate
@@ -82,6 +88,10 @@ class TrainConfig:
     problems_per_step: int = 32  # problems sampled on-policy per step
     samples: int = 16  # completions per problem (G)
     advantage_k: int = 1  # reward Pass@k of a problem's completions; 1: each completion on its own, as GRPO
+    distinct_advantage: bool = False  # equal right answers of a group share one reward, so that each form counts alike
+    dual_clip: float | None = (
+        None  # c of the bound c A on what a negative advantage may cost; the release has 3; None: off
+    )
     minibatches: int = 2  # optimizer updates per step
     rehearsal_per_step: int = 128  # stored completions per step, over all minibatches
     joint_mean: bool = False  # one mean over fresh and stored tokens, as the release has it: eta counts by their share
@@ -91,6 +101,9 @@ class TrainConfig:
     allow_mismatch: bool = False  # rehearse samples drawn with another temperature or top-p
     max_refills: int = 4  # dapo: how often a step may draw again for mixed groups
     optimizer: str = "auto"  # adamw, adamw-8bit or paged-adamw-8bit (bitsandbytes); auto: by how the policy is held
+    adam_beta1: float = 0.9  # of AdamW: what is kept of the gradient's mean
+    adam_beta2: float = 0.95  # of AdamW: what is kept of the squares' mean; the release has .999
+    weight_decay: float = 0.0  # of AdamW, for all weights alike; the release has .01
     gradient_clip: float = 1.0  # largest norm of the whole gradient
     gradient_parts: bool = True  # log the two gradients apart; holds one more copy of the trained gradients
     checkpoint_every: int = 20  # steps between checkpoints, where there is a folder
@@ -111,15 +124,38 @@ class TrainConfig:
                 f"{low[0]} = {values[low[0]]} is too low: counts start at 1, temperature, gradient_clip and "
                 "penalty_target above 0, seed, strength and max_refills at 0, and an advantage needs samples >= 2 to compare"
             )
+        self._check_ranges()
         if self.advantage_k >= self.samples:
             raise ValueError(
                 f"advantage_k = {self.advantage_k} with samples = {self.samples} compares nothing: it must be below samples, so "
                 "that there are several groups of k completions; lower advantage_k or raise samples"
             )
-        if self.penalty_target is not None and (METHODS[self.method].penalty == "none" or self.strength == 0):
+        if self.distinct_advantage and self.advantage_k > 1:
             raise ValueError(
-                f"penalty_target = {self.penalty_target:g} has nothing to hold there: {self.method!r} has no penalty, or its "
-                "strength is 0 and stays so; leave penalty_target out, or choose a method with a penalty and a strength above 0"
+                f"distinct_advantage and advantage_k = {self.advantage_k} are both on, but Pass@k is defined for rewards of "
+                "0 and 1, and shared ones lie between: switch one of the two off"
+            )
+        if self.penalty_target is not None and (
+            METHODS[self.method].penalty in ("none", "entropy") or self.strength == 0
+        ):
+            raise ValueError(
+                f"penalty_target = {self.penalty_target:g} has nothing to hold there: {self.method!r} has no penalty, or none "
+                "above 0, or its strength is 0 and stays so; leave penalty_target out, or choose a method with a penalty and a "
+                "strength above 0"
+            )
+
+    def _check_ranges(self):
+        """Settings that are no counts."""
+        high = METHODS[self.method].clip_high
+        if self.dual_clip is not None and not self.dual_clip > 1 + high:
+            raise ValueError(
+                f"dual_clip = {self.dual_clip:g} must be above 1 + {high:g}, where the clip of {self.method!r} ends: the "
+                "release's is 3, and None is none"
+            )
+        if not (0 <= self.adam_beta1 < 1 and 0 <= self.adam_beta2 < 1 and self.weight_decay >= 0):
+            raise ValueError(
+                f"adam_beta1 = {self.adam_beta1:g}, adam_beta2 = {self.adam_beta2:g}, weight_decay = {self.weight_decay:g}: "
+                "expected betas from 0 to below 1 (the release has .9 and .999) and a decay of at least 0 (it has .01)"
             )
 
 
@@ -204,7 +240,7 @@ class PolicySample:
 
 @dataclass(frozen=True, eq=False)
 class ReferenceSample:
-    """A stored completion of the reference, right in stage one, with its log-probs under the reference, pi_ref."""
+    """A stored completion of the reference, with its log-probs under the reference, pi_ref."""
 
     prompt: list[int]
     token_ids: list[int]
@@ -253,7 +289,8 @@ class _Trainer:
         weights = [p for p in self.policy.model.parameters() if p.requires_grad]
         precision.check_trained(weights)
         self.gradient = gradients.Gradient(weights, self.processes)
-        self.optimizer = optimizers.make(optimizer, weights, config.learning_rate)
+        betas = (config.adam_beta1, config.adam_beta2)
+        self.optimizer = optimizers.make(optimizer, weights, config.learning_rate, betas, config.weight_decay)
         self.policy.reasons.append(f"optimizer {optimizer}: {optimizers.REASONS[optimizer]}")
         self.recompute = False  # pi_old by the training forward, where low precision parts it from sampling
         rehearsal = parts.rehearsal if self.method.rehearses else parts.rehearsal.iloc[:0]
@@ -335,12 +372,20 @@ class _Trainer:
         groups = self._sample(prompts, seeds, self.config.samples)
         # 3 verify: the reward is 1 for a right completion, else 0
         pairs = [(p, self.policy.decode(c.token_ids)) for (_, p), g in zip(problems, groups, strict=True) for c in g]
-        rewards = torch.tensor([float(verdict.correct) for verdict in self.task.verify_all(pairs)])
-        rewards = rewards.view(-1, self.config.samples)
+        verdicts = self.task.verify_all(pairs)
+        rewards = torch.tensor([float(verdict.correct) for verdict in verdicts]).view(-1, self.config.samples)
         # 4 advantages: each completion against its group
-        advantages = pass_at_k_advantages(rewards, self.config.advantage_k)
+        advantages = self._advantages(rewards, [verdict.distinct for verdict in verdicts])
         columns = zip(groups, rewards.tolist(), advantages.tolist(), strict=True)
         return [[replace(s, reward=r, advantage=a) for s, r, a in zip(*group, strict=True)] for group in columns]
+
+    def _advantages(self, rewards: torch.Tensor, forms: list[str | None]) -> torch.Tensor:
+        """Stage 4: GRPO's, or one of its variants. `forms`: the canonical forms of all answers, group after group."""
+        if self.config.advantage_k > 1:
+            return pass_at_k_advantages(rewards, self.config.advantage_k)
+        if self.config.distinct_advantage:
+            rewards = shared_rewards(rewards, batches.split(forms, len(rewards)))
+        return group_advantages(rewards)
 
     def _answers(self, rehearsal: list[tuple[int, ReferenceSample]]) -> list[PolicySample]:
         """`dph-js-definition`: the policy's own answer to the prompt of each rehearsal sample."""
@@ -389,17 +434,23 @@ class _Trainer:
         return fresh, 1 - fresh
 
     def _exploration_loss(self, samples: list[PolicySample], averages: Averages, weight: float):
-        """Stage 5, first loss: L_exp, the clipped policy gradient; with `rkl` also beta times k2 (or k3) on the same samples."""
+        """Stage 5, first loss: L_exp, the clipped policy gradient; with a penalty on fresh samples also beta times that."""
         method = self.method
         for part in self._forward(samples):
             logp_old, advantages = part.column("logp_old"), part.column("advantage")
-            clipped = clipped_loss(part.logp, logp_old, advantages, part.mask, method.clip_low, method.clip_high)
-            loss, penalty = clipped.loss, None
+            entropy, penalty = part.entropy[part.mask].mean(), None
             if method.needs_reference and not method.mirrors:
-                penalty = reference_penalty(method, part.logp, self._logp_ref(part), part.mask)
-                loss = loss + self.eta * penalty
+                logp_ref = self._logp_ref(part)
+                penalty = reference_penalty(method, part.logp, logp_ref, part.mask)
+                if method.penalty == "reward_k1":
+                    advantages = k1_advantages(advantages, logp_old, logp_ref, part.mask, self.eta)
+            elif method.penalty == "entropy":
+                penalty = -entropy
+            clip = (method.clip_low, method.clip_high, self.config.dual_clip)
+            clipped = clipped_loss(part.logp, logp_old, advantages, part.mask, *clip)
+            loss = clipped.loss if penalty is None else clipped.loss + self.eta * penalty
             (loss * part.share * weight).backward()
-            values = {"loss_exploration": clipped.loss, "penalty": penalty, "entropy": part.entropy[part.mask].mean()}
+            values = {"loss_exploration": clipped.loss, "penalty": penalty, "entropy": entropy}
             averages.add(part.share, **values, clipped_low=clipped.clipped_low, clipped_high=clipped.clipped_high)
 
     def _rehearsal_loss(self, samples: list[ReferenceSample], averages: Averages, weight: float):
@@ -521,8 +572,9 @@ def check_inputs(problems: Sequence[Problem], parts: Partition, config: TrainCon
 
 
 def explored_ids(method: Method, parts: Partition) -> list:
-    """The ids of the problems that a method explores."""
-    return [*parts.explored, *(parts.perfect if method.on_policy == "all" else ())]
+    """The ids of the problems that a method explores: with `explore_at_most` never those of D_pef."""
+    everything = method.on_policy == "all" and parts.explore_at_most is None
+    return [*parts.explored, *(parts.perfect if everything else ())]
 
 
 _BIASED = (
@@ -546,12 +598,17 @@ def _check_distribution(rehearsal: pd.DataFrame, temperature: float):
         )
 
 
+# settings that older folders do not know: where they have their usual value, the folder's run goes on
+_LATER = ("joint_mean", "distinct_advantage", "dual_clip", "adam_beta1", "adam_beta2", "weight_decay")
+
+
 def manifest(task: Task, explored: Sequence[Problem], parts: Partition, config: TrainConfig) -> dict:
     """What decides a run: its settings, the task's identity, a digest of the data, and the divergence's values."""
     rehearsal = [ids.tolist() for ids in parts.rehearsal["token_ids"]]
     data = checkpoint.digest([asdict(p) for p in explored], rehearsal)
     left_out = {"steps", "checkpoint_every", "trackers"}  # these may change
-    left_out |= set() if config.joint_mean else {"joint_mean"}  # folders that are older than this setting go on
+    usual = {name: field.default for name, field in TrainConfig.__dataclass_fields__.items()}
+    left_out |= {name for name in _LATER if getattr(config, name) == usual[name]}
     settings = {name: value for name, value in asdict(config).items() if name not in left_out}
     identity, method = {"kind": "training"} | task.identity() | {"data": data} | settings, METHODS[config.method]
     if method.divergence:  # two divergences of one name are two runs

@@ -19,9 +19,11 @@ from dphrl_lite.objectives import (
     adapted_strength,
     clipped_loss,
     group_advantages,
+    k1_advantages,
     pass_at_k_advantages,
     reference_penalty,
     rehearsal_loss,
+    shared_rewards,
 )
 from dphrl_lite.training import TrainConfig
 
@@ -37,6 +39,8 @@ TABLE = {
     "dph-js": ("exploration", 0.2, 0.28, "rehearsal_f", "js"),
     "dph-alpha": ("exploration", 0.2, 0.28, "rehearsal_f", "alpha"),
     "dph-js-definition": ("exploration", 0.2, 0.28, "js_definition", None),
+    "rkl-k1-reward": ("all", 0.2, 0.28, "reward_k1", None),
+    "grpo-entropy": ("all", 0.2, 0.2, "entropy", None),
 }
 CURVATURE = {
     "forward_kl": 1,
@@ -59,7 +63,7 @@ def test_methods_are_those_of_the_table(name):
     assert m.name == name
     assert m.dynamic_sampling == (name == "dapo")
     assert m.rehearses == (name in ("sft", "dph-f", "dph-js", "dph-alpha", "dph-js-definition"))
-    assert m.needs_reference == (name in ("rkl", "rkl-k3", "dph-js-definition"))
+    assert m.needs_reference == (name in ("rkl", "rkl-k3", "rkl-k1-reward", "dph-js-definition"))
     assert m.mirrors == (name == "dph-js-definition")
     assert (m.strength > 0) == (m.penalty != "none")
 
@@ -145,6 +149,35 @@ def test_rewards_of_a_wrong_shape_are_refused(rewards):
 
 
 # ---- Pass@k advantages -----------------------------------------------------------------------------------------------
+
+
+def test_shared_rewards_by_hand():
+    rewards = torch.tensor([[1.0, 1.0, 0.0, 1.0], [0.0, 0.0, 1.0, 1.0]])
+    shared = shared_rewards(rewards, [["a", "b", None, "a"], [None, None, "a", "a"]])
+    assert shared.tolist() == [[0.5, 1.0, 0.0, 0.5], [0.0, 0.0, 0.5, 0.5]]
+    a = group_advantages(shared)[0]
+    assert a[1] > a[0] == a[3] > a[2]
+    with pytest.raises(ValueError, match="one form for each reward"):
+        shared_rewards(rewards, [["a", "b", None, "a"]])
+
+
+def test_shared_rewards_push_each_right_form_alike_however_often_it_is_drawn():
+    """The expected policy gradient over all groups of five: each right form's grad log p with the chance that it is drawn at
+    all; plain rewards push a form as often as it comes, which is the gradient of P(right)."""
+    logits = torch.tensor([1.5, 0.0, 0.5], dtype=torch.float64, requires_grad=True)  # two right forms, and a wrong one
+    p, right, samples = logits.softmax(0), [1.0, 1.0, 0.0], 5
+    shared, plain = 0, 0
+    for group in itertools.product(range(3), repeat=samples):
+        rewards = torch.tensor([[right[i] for i in group]], dtype=torch.float64)
+        logp = p.log()[list(group)]
+        weight = logp.sum().exp().detach()
+        shared = shared + weight * (shared_rewards(rewards, [["ab-"[i] for i in group]])[0] * logp).sum()
+        plain = plain + weight * (rewards[0] * logp).sum()
+    drawn = ((1 - (1 - p[:2]) ** samples).detach() * p[:2].log()).sum()
+    found, truth, usual = (torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (shared, drawn, plain))
+    assert torch.allclose(found, truth, atol=1e-12)
+    assert torch.allclose(usual, samples * torch.autograd.grad(p[:2].sum(), logits)[0], atol=1e-12)
+    assert found[1] > 3 * found[0] and usual[0] > 3 * usual[1]  # the seldom one catches up, instead of falling behind
 
 
 def by_subsets(rewards, k):
@@ -258,6 +291,18 @@ def test_on_policy_the_gradient_is_the_policy_gradient():
     out, gradient = clipped(1.5, [1.0, 1.0])
     assert out.loss.item() == pytest.approx(-1.5)
     assert gradient == pytest.approx([-0.75, -0.75])
+
+
+def test_the_dual_clip_bounds_what_a_bad_answer_costs():
+    def loss(advantage, rho, dual):
+        logp = torch.tensor([[math.log(rho)]], dtype=torch.float64, requires_grad=True)
+        found = clipped_loss(logp, torch.zeros(1, 1), torch.tensor([advantage]), torch.ones(1, 1), 0.2, 0.28, dual).loss
+        return found.item(), torch.autograd.grad(found, logp)[0].item()
+
+    assert loss(-2.0, 5.0, 3.0) == pytest.approx((6.0, 0.0))  # -max(min(5 A, 1.28 A), 3 A), A = -2: flat beyond 3
+    assert loss(-2.0, 5.0, None) == pytest.approx((10.0, 10.0))
+    for advantage, rho in ((-2.0, 2.0), (-2.0, 0.5), (2.0, 5.0), (2.0, 0.5), (0.0, 9.0)):  # nothing else changes
+        assert loss(advantage, rho, 3.0) == loss(advantage, rho, None)
 
 
 def test_the_mean_is_over_tokens_and_ignores_padding():
@@ -457,6 +502,36 @@ def test_off_policy_they_are_no_gradient_any_more(world):
         assert not is_gradient(found, world, divergence, "policy", 0.5 if divergence == "js" else 1)
 
 
+def test_k1_in_the_reward_has_the_gradient_of_the_reward_and_of_the_sequences_reverse_kl(world):
+    """To the end summed, as a reward; as a loss it has none, and k1 of its own token alone lacks where the policy goes."""
+    advantages, logits = torch.randn(8, dtype=torch.float64), world.policy.clone().requires_grad_()
+    logp, ref, mask = world.logp(logits), world.logp(world.reference), torch.ones(8, 3)
+    found = {}
+    for name in ("return", "token"):
+        a = k1_advantages(advantages, logp.detach(), ref, mask, 0.3)
+        a = a if name == "return" else advantages[:, None] - 0.3 * (logp.detach() - ref)
+        losses = [
+            clipped_loss(x[None], x.detach()[None], y[None], mask[:1], 0.2, 0.28).loss
+            for x, y in zip(logp, a, strict=True)
+        ]
+        (found[name],) = torch.autograd.grad((world.p * torch.stack(losses)).sum() * 3, logits, retain_graph=True)
+    p = logp.sum(1).exp()
+    reward, kl = (torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (-(p * advantages).sum(),
+                  (p * (logp - ref).sum(1)).sum()))  # fmt: skip
+    assert torch.allclose(found["return"], reward + 0.3 * kl, atol=1e-12)
+    assert torch.allclose(kl, worlds.exact(world, divergences.get("reverse_kl"))[1], atol=1e-9)
+    assert not torch.allclose(found["token"], reward + 0.3 * kl, atol=1e-3)
+
+
+def test_k1_advantages_by_hand():
+    logp, ref = (
+        torch.tensor([[-1.0, -2.0, -9.0]]),
+        torch.tensor([[-1.5, -1.0, 9.0]]),
+    )  # log u: .5, -1; the third is padding
+    found = k1_advantages(torch.tensor([2.0]), logp, ref, torch.tensor([[1, 1, 0]]), beta=0.1)
+    assert found[0, :2].tolist() == pytest.approx([2 + 0.05, 2 + 0.1])
+
+
 @pytest.mark.parametrize("name", ["sft", "dph-f"])
 def test_forward_kl_on_reference_samples_is_that_of_whole_sequences(world, name):
     found = expected_gradient(world, lambda *t: rehearsal_loss(METHODS[name], *t), world.q)
@@ -542,7 +617,7 @@ ADVANTAGES = [1.0, -2.0]
 
 def by_hand(name):
     """L_exp, and the penalty of a method where it acts on these three tokens, in plain arithmetic."""
-    low, high = 0.8, 1.2 if name == "grpo" else 1.28
+    low, high = 0.8, 1.2 if name in ("grpo", "grpo-entropy") else 1.28
     tokens = [(p, o, q, a) for ps, os, qs, a in zip(LOGP, OLD, REF, ADVANTAGES, strict=True)
               for p, o, q in zip(ps, os, qs, strict=True)]  # fmt: skip
     clip = lambda rho: min(max(rho, low), high)
@@ -551,6 +626,7 @@ def by_hand(name):
     penalty = {
         "rkl": lambda d, u: d**2 / 2,
         "rkl-k3": lambda d, u: 1 / u - 1 + d,
+        "rkl-k1-reward": lambda d, u: d,
         "sft": lambda d, u: -d,
         "dph-f": lambda d, u: u - 1 - d,
         "dph-js": lambda d, u: u * d - (u + 1) * math.log((u + 1) / 2),

@@ -463,6 +463,11 @@ def test_the_unsolved_are_kept_or_dropped():
     ({"balance": True}, ["0/2", "0/3", "0/4", "0/5", "0/6", "0/7", "0/2", "0/3"]),
     ({"balance": True, "rehearse_exploration": True},
      ["0/2", "0/3", "0/4", "0/5", "0/6", "0/7", "0/2", "0/3", *["2/6", "2/7"] * 4]),
+    ({"rehearse_wrong": True}, [f"0/{s}" for s in range(8)]),
+    ({"rehearse_wrong": True, "one_per_problem": True}, ["0/0"]),
+    ({"rehearse_wrong": True, "rehearse_exploration": True}, [f"{i}/{s}" for i in range(3) for s in range(8)]),
+    ({"rehearse_wrong": True, "rehearse_exploration": True, "keep_unsolved": False},
+     [f"{i}/{s}" for i in (0, 2) for s in range(8)]),
 ])  # fmt: skip
 def test_what_is_rehearsed_is_switched(switches, kept):
     parts = presampling.partition(table_of([6, 0, 2]), threshold=6, **switches)
@@ -470,6 +475,27 @@ def test_what_is_rehearsed_is_switched(switches, kept):
     assert parts.summary()["rehearsal"].sum() == len(kept)
     assert {name: getattr(parts, name) for name in switches} == switches
     assert (parts.perfect, parts.exploration, parts.unsolved) == (("p0",), ("p2",), ("p1",))
+
+
+@pytest.mark.parametrize(("most", "explored"), [(None, "p1 p2 p4 p3"), (5, "p1 p2 p4 p3"), (2, "p1 p4 p3"), (0, "p3")])
+def test_what_is_explored_is_switched(most, explored):
+    parts = presampling.partition(table_of([6, 2, 5, 0, 1]), threshold=6, explore_at_most=most)
+    assert parts.explored == tuple(explored.split())
+    buckets = presampling.partition(table_of([6, 2, 5, 0, 1]), threshold=6)
+    assert (parts.perfect, parts.exploration, parts.unsolved) == (
+        buckets.perfect,
+        buckets.exploration,
+        buckets.unsolved,
+    )
+    assert parts.rehearsal.equals(buckets.rehearsal)
+    assert parts.summary()["use"][1] == ("explored" if most is None else f"explored up to {most} correct")
+
+
+@pytest.mark.parametrize("settings", [{"explore_at_most": 6}, {"explore_at_most": -1},
+                                      {"explore_at_most": 0, "keep_unsolved": False}])  # fmt: skip
+def test_a_bound_that_leaves_nothing_or_everything_to_explore_is_refused(settings):
+    with pytest.raises(ValueError, match=f"explore_at_most = {settings['explore_at_most']} leaves no choice: expected"):
+        presampling.partition(table_of([6, 0, 2]), threshold=6, **settings)
 
 
 def test_a_balanced_buffer_holds_every_problem_equally_often_and_nothing_but_its_right_answers(rollouts):

@@ -27,7 +27,7 @@ from dphrl_lite.training import METRICS, TrainConfig
 
 QUICK = {"steps": 3, "problems_per_step": 6, "samples": 4, "rehearsal_per_step": 8, "progress": False}
 REHEARSING = ("sft", "dph-f", "dph-js", "dph-alpha", "dph-js-definition")
-METHODS = ("grpo", "grpo-exp", "dapo", "rkl", "rkl-k3", *REHEARSING)
+METHODS = ("grpo", "grpo-exp", "dapo", "rkl", "rkl-k3", "rkl-k1-reward", "grpo-entropy", *REHEARSING)
 OF_MACHINE = ["seconds", "tokens_per_second", "peak_memory_gb"]
 OF_REHEARSAL = {"log_u_mean", "log_u_low", "log_u_high", "bounded_share"}
 OF_REHEARSAL |= {"gradient_norm_exploration", "gradient_norm_penalty", "gradient_cosine"}
@@ -80,7 +80,8 @@ def test_every_method_runs_and_logs_what_is_documented(train, tiny, tmp_path, me
     assert list(run.log.columns) == list(METRICS)
     assert all(set(json.loads(line)) == set(METRICS) for line in (tmp_path / "log.jsonl").open())
     assert run.log["step"].tolist() == [1, 2, 3]
-    silent = set() if method in REHEARSING else OF_REHEARSAL | ({"penalty"} if not method.startswith("rkl") else set())
+    held = method.startswith("rkl") or method == "grpo-entropy"
+    silent = set() if method in REHEARSING else OF_REHEARSAL | (set() if held else {"penalty"})
     assert {name for name in METRICS if run.log[name].isna().any()} == silent
     assert distance(run.policy, tiny) > 1e-5  # it learned something ...
     assert weights_digest(tiny.model) == before  # ... and left the policy that came in as it was
@@ -103,7 +104,7 @@ def test_who_asks_the_reference_and_how_many_models_are_held(train, tiny, monkey
     policy = tiny.copy()
     copies.clear()
     run = train(method, policy=policy, steps=1, in_place=in_place)
-    asked = {"rkl": 24, "rkl-k3": 24, "dph-js-definition": 8}.get(method, 0)
+    asked = {"rkl": 24, "rkl-k3": 24, "rkl-k1-reward": 24, "dph-js-definition": 8}.get(method, 0)
     assert run.log["reference_forwards"].tolist() == [asked]
     # in place, the reference of those that ask is a copy; otherwise the policy that came in is the reference
     assert copies.count(type(tiny.model)) == (1 if asked else 0) if in_place else 1
@@ -202,6 +203,65 @@ def test_with_advantage_k_a_step_has_the_gradient_of_pass_at_k(train, double, co
     assert all(torch.allclose(a, b, rtol=0, atol=1e-6 * scale) for a, b in zip(found, truth, strict=True))
     assert log["zero_spread"] == pytest.approx(1 - teaching / 6)
     assert any(sum(right[i : i + 4]) == 3 for i in range(0, 24, 4))  # one wrong: all pairs pass, nothing to learn
+
+
+def test_with_distinct_advantage_equal_right_answers_of_a_group_share_a_reward(train, monkeypatch):
+    seen, real = [], training.shared_rewards
+    monkeypatch.setattr(training, "shared_rewards", lambda *given: seen.append(given) or real(*given))
+    run, plain = train("grpo", steps=1, distinct_advantage=True), train("grpo", steps=1)
+    assert distance(run.policy, plain.policy) > 0
+    assert run.log["reward"].tolist() == plain.log["reward"].tolist()  # still the share of right answers
+    ((rewards, forms),) = seen
+    assert rewards.shape == (6, 4) and [len(row) for row in forms] == [4] * 6
+    assert all(form or not right for row, fs in zip(rewards, forms, strict=True)
+               for right, form in zip(row, fs, strict=True))  # fmt: skip
+    with pytest.raises(ValueError, match="distinct_advantage and advantage_k = 2 are both on"):
+        train("grpo", distinct_advantage=True, advantage_k=2)
+
+
+def test_settings_that_came_later_leave_older_folders_as_they_are(train, parts, countdown, few_problems):
+    told = lambda **more: training.manifest(countdown, few_problems, parts, TrainConfig("grpo", **more))
+    plain, changes = told(), {"joint_mean": True, "distinct_advantage": True, "dual_clip": 3.0}
+    changes |= {"adam_beta1": 0.8, "adam_beta2": 0.999, "weight_decay": 0.01}
+    assert set(changes) == set(training._LATER)
+    assert not set(changes) & set(plain)
+    for name, value in changes.items():
+        assert told(**{name: value}) == plain | {name: value}
+
+
+@pytest.mark.parametrize("method", ["grpo", "dph-f"])
+def test_only_what_the_reference_seldom_solved_is_explored(train, countdown, rollouts, method):
+    seldom = presampling.partition(rollouts, threshold=6, explore_at_most=2)
+    task, c = Recording(countdown), presampling.counts(rollouts).set_index("problem_id")["c"]
+    train(method, task=task, problems_per_step=16, parts=seldom)
+    assert {name for name, _ in task.seen} == set(c[c <= 2].index)
+
+
+def test_all_that_the_reference_said_is_rehearsed(train, rollouts):
+    whole = presampling.partition(rollouts, threshold=6, rehearse_exploration=True, rehearse_wrong=True)
+    assert len(whole.rehearsal) == len(rollouts)
+    assert train("dph-f", parts=whole).log["penalty"].iloc[-1] > 0
+
+
+def test_the_settings_of_the_release_reach_the_optimizer_and_the_loss(train, monkeypatch):
+    asked, real = [], training.clipped_loss
+    monkeypatch.setattr(training, "clipped_loss", lambda *given: asked.append(given[-1]) or real(*given))
+    made, make = [], training.optimizers.make
+    monkeypatch.setattr(training.optimizers, "make", lambda *given: made.append(make(*given)) or made[-1])
+    release = {"dual_clip": 3.0, "adam_beta2": 0.999, "weight_decay": 0.01, "minibatches": 3}
+    run = train("dph-f", steps=1, **release)
+    assert set(asked) == {3.0} and len(asked) == 3
+    (optimizer,) = made
+    assert (optimizer.defaults["betas"], optimizer.defaults["weight_decay"]) == ((0.9, 0.999), 0.01)
+    assert distance(run.policy, train("dph-f", steps=1, minibatches=3).policy) > 0
+
+
+@pytest.mark.parametrize(("settings", "why"), [({"dual_clip": 1.28}, "dual_clip = 1.28 must be above 1"),
+                                               ({"adam_beta2": 1.0}, "adam_beta2 = 1.*expected betas"),
+                                               ({"weight_decay": -0.1}, "weight_decay = -0.1.*at least 0")])  # fmt: skip
+def test_impossible_settings_of_the_release_are_refused(train, settings, why):
+    with pytest.raises(ValueError, match=why):
+        train("dph-f", **settings)
 
 
 def test_dapo_draws_on_past_groups_that_pass_at_k_cannot_tell_apart(train):
@@ -344,7 +404,7 @@ def test_every_update_has_the_gradient_of_the_method(
     rows = [row for prompts, answers in forwards for row in zip(prompts, answers, strict=True)]
     by_prompt = {tuple(policy.encode(p.prompt)): p for p in problems}
     fresh, rest = rows[:12], rows[12:]  # three groups of four, then four stored ones, then the policy's own answers
-    clip_high = 0.2 if method == "grpo" else 0.28
+    clip_high = 0.2 if method in ("grpo", "grpo-entropy") else 0.28
     tokens, stored, answers = (sum(len(ids) for _, ids in part) for part in (fresh, rest[:4], rest[4:]))
     if joint_mean:  # the release: one mean over all tokens of the batch
         tokens = stored = tokens + stored
@@ -358,7 +418,9 @@ def test_every_update_has_the_gradient_of_the_method(
         logp, ref = (one_by_one(model, prompt, ids) for model in (now, policy))
         rho = (logp - ref.detach()).exp()  # in the first step pi_old is the reference
         losses.append(-torch.minimum(rho * advantage, rho.clamp(0.8, 1 + clip_high) * advantage).sum() / tokens)
-        if method.startswith("rkl"):
+        if method == "grpo-entropy":
+            losses.append(-run.strength * entropies(now, prompt, ids).sum() / tokens)
+        elif method in ("rkl", "rkl-k3"):  # the reward's k1 is 0 where pi_old is the reference
             losses.append(run.strength * FORMULAS[method](logp - ref.detach(), logp).sum() / tokens)
     for i, (prompt, ids) in enumerate(rest):
         logp, ref = (one_by_one(model, prompt, ids) for model in (now, policy))
@@ -375,8 +437,53 @@ def test_every_update_has_the_gradient_of_the_method(
 
 def one_by_one(policy, prompt, ids):
     """Log-probs of the tokens of one completion, without padding or any code of the kit."""
-    logits = policy.model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
-    return logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).squeeze(1)
+    return next_tokens(policy, prompt, ids).gather(1, torch.tensor(ids)[:, None]).squeeze(1)
+
+
+def next_tokens(policy, prompt, ids):
+    return policy.model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+
+
+def entropies(policy, prompt, ids):
+    logp = next_tokens(policy, prompt, ids)
+    return -(logp.exp() * logp).sum(-1)
+
+
+def test_k1_in_the_reward_trains_by_the_returns_of_the_policy_that_sampled(train, double, countdown, monkeypatch):
+    """One update of the second step, where pi_old has left the reference: A - beta times the sum of log u to the end."""
+    policy, problems, parts = double
+    watch = Watch(monkeypatch)
+    settings = {"problems": problems, "parts": parts, "steps": 2, "minibatches": 1, "gradient_clip": 1e9}
+    settings |= {"learning_rate": 3e-3, "strength": 0.5}
+    run = train("rkl-k1-reward", policy=policy, **settings)
+    (forwards, weights, found), by_prompt = watch.updates[1], {tuple(policy.encode(p.prompt)): p for p in problems}
+    now = policy.copy()
+    for parameter, value in zip(now.model.parameters(), weights, strict=True):
+        parameter.data.copy_(value)
+    rows = [row for prompts, answers in forwards for row in zip(prompts, answers, strict=True)]
+    tokens, losses, k1 = sum(len(ids) for _, ids in rows), [], 0.0
+    for i, (prompt, ids) in enumerate(rows):
+        group = rows[i // 4 * 4 : i // 4 * 4 + 4]
+        right = torch.tensor([float(countdown.verify(by_prompt[tuple(p)], policy.decode(x)).correct) for p, x in group])
+        logp, ref = (one_by_one(model, prompt, ids) for model in (now, policy))
+        log_u = (logp - ref).detach()
+        returns = torch.stack([log_u[t:].sum() for t in range(len(ids))])
+        advantage = ((right - right.mean()) / (right.std() + 1e-6))[i % 4] - 0.5 * returns
+        losses.append(-(advantage * logp).sum() / tokens)  # rho is 1: one update a step
+        k1 += log_u.sum().item() / tokens
+    truth = torch.autograd.grad(sum(losses), list(now.model.parameters()))
+    scale = max(g.abs().max() for g in truth).item()
+    assert scale > 0.005
+    assert all(torch.allclose(a, b, rtol=0, atol=1e-6 * scale) for a, b in zip(found, truth, strict=True))
+    assert run.log["penalty"].iloc[1] == pytest.approx(k1, rel=1e-6) and abs(k1) > 1e-3
+
+
+def test_an_entropy_bonus_keeps_more_entropy_than_grpo(train):
+    settings = {"steps": 6, "learning_rate": 1e-3}
+    plain, bonus = train("grpo", **settings).log, train("grpo-entropy", strength=0.3, **settings).log
+    assert bonus["entropy"].iloc[-1] > plain["entropy"].iloc[-1] + 0.01
+    assert bonus["penalty"].tolist() == pytest.approx((-bonus["entropy"]).tolist())
+    assert distance(train("grpo-entropy", strength=0.0).policy, train("grpo").policy) < 1e-6
 
 
 @pytest.mark.parametrize("method", ["dph-js", "rkl"])
@@ -934,7 +1041,9 @@ def test_pass_at_k_of_all_completions_is_refused(train, tmp_path, k):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("method", "settings"), [("grpo", {}), ("dapo", {}), ("dph-js", {"strength": 0.0})])
+@pytest.mark.parametrize(
+    ("method", "settings"), [("grpo", {}), ("dapo", {}), ("grpo-entropy", {}), ("dph-js", {"strength": 0.0})]
+)
 def test_a_penalty_target_without_a_penalty_is_refused(train, tmp_path, method, settings):
     with pytest.raises(ValueError, match=f"penalty_target = 0.02 has nothing to hold .*'{method}' has no penalty, or"):
         train(method, out=tmp_path / "run", penalty_target=0.02, **settings)

@@ -81,8 +81,8 @@ def token_logps(model, batch: TokenBatch, temperature: float = 1.0) -> tuple[Ten
     """Log-probs of the completion tokens, and the entropy of the distribution they were drawn from.
 
     Returns:
-        logp `[B, C]` in nats, differentiable, and entropy `[B, C]` in nats, without gradient. Both are meaningless where
-        `batch.mask` is False. Only the logits of completion positions are ever computed.
+        logp and entropy `[B, C]` in nats, both differentiable and both meaningless where `batch.mask` is False. Only the
+        logits of completion positions are ever computed.
     """
     inner = getattr(model, "module", model)  # of what wraps a model for several devices
     logp, entropy = _token_logps(model, inner, batch, temperature)
@@ -132,9 +132,22 @@ def _logp_and_entropy(logits: Tensor, tokens: Tensor, temperature: float, scale:
     logits = scaled(logits.to(torch.promote_types(logits.dtype, torch.float32)), scale)
     log_probs = torch.log_softmax(logits if temperature == 1 else logits / temperature, -1)
     logp = log_probs.gather(-1, tokens[..., None]).squeeze(-1)
-    with torch.no_grad():
-        entropy = -log_probs.exp().mul_(log_probs).sum(-1)
-    return logp, entropy
+    return logp, _Entropy.apply(log_probs)
+
+
+class _Entropy(torch.autograd.Function):
+    """-sum p log p of `log_probs` `[..., V]`. Autograd would keep two more tensors of that shape for the backward pass, also
+    where nobody asks for the gradient; this keeps `log_probs`, which is there anyway."""
+
+    @staticmethod
+    def forward(ctx, log_probs: Tensor) -> Tensor:
+        ctx.save_for_backward(log_probs)
+        return -log_probs.exp().mul_(log_probs).sum(-1)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (log_probs,) = ctx.saved_tensors
+        return log_probs.exp().mul_(log_probs + 1).mul_(-gradient[..., None])
 
 
 def _in_chunks(model, inner, batch: TokenBatch, temperature: float, at_once: int) -> tuple[Tensor, Tensor] | None:

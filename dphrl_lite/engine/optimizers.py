@@ -20,11 +20,18 @@ def choose(asked: str, nf4: bool, device: torch.device) -> str:
     return "adamw-8bit" if name == "paged-adamw-8bit" and device.type != "cuda" else name
 
 
-def make(name: str, weights: Sequence[torch.nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
-    """The optimizer `name` (from `choose`) for `weights`: betas .9 and .95, no weight decay.
+def make(
+    name: str,
+    weights: Sequence[torch.nn.Parameter],
+    learning_rate: float,
+    betas: tuple[float, float] = (0.9, 0.95),
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
+    """The optimizer `name` (from `choose`) for `weights`. `betas`: what is kept of the moments of gradient and square each step;
+    `weight_decay`: decoupled, for all weights alike.
 
     Raises:
         ImportError: 8 bits asked for and no bitsandbytes, with the command that installs it.
     """
     kind = torch.optim.AdamW if name == "adamw" else getattr(need("bitsandbytes").optim, OPTIMIZERS[name])
-    return kind(weights, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    return kind(weights, lr=learning_rate, betas=betas, weight_decay=weight_decay)

@@ -19,6 +19,8 @@ COLORS = {
     "dapo": "#A89300",
     "rkl": "#CA75A6",
     "rkl-k3": "#8A4B70",
+    "rkl-k1-reward": "#45104F",
+    "grpo-entropy": "#5A1D06",
     "sft": "#6D7B81",
     "dph-f": "#009E73",
     "dph-js": "#0072B2",

@@ -104,7 +104,8 @@ def translated(config: TrainConfig, policy: Policy, problems: Sequence[Problem])
         ValueError: a setting that TRL has no counterpart of, or batches that do not divide evenly.
     """
     carried(config.method)
-    usual = {"penalty_target": None, "advantage_k": 1, "joint_mean": False, "trackers": None}
+    usual = {"penalty_target": None, "advantage_k": 1, "joint_mean": False, "distinct_advantage": False}
+    usual |= {"trackers": None, "weight_decay": 0.0}  # TRL's decay spares biases and norms
     foreign = [name for name, value in usual.items() if getattr(config, name) != value]
     if foreign:
         raise ValueError(
@@ -139,7 +140,8 @@ def translated(config: TrainConfig, policy: Policy, problems: Sequence[Problem])
         "lr_scheduler_type": "constant",
         "weight_decay": 0.0,
     }
-    found |= {"adam_beta2": 0.95, "max_grad_norm": config.gradient_clip, "use_cpu": policy.device.type == "cpu"}
+    found |= {"adam_beta1": config.adam_beta1, "adam_beta2": config.adam_beta2, "delta": config.dual_clip}
+    found |= {"max_grad_norm": config.gradient_clip, "use_cpu": policy.device.type == "cpu"}
     return found | {"gradient_checkpointing": False, "logging_steps": 1, "report_to": "none", "disable_tqdm": True}
 
 

@@ -50,6 +50,8 @@ RESCORED = (
 _NOT_CARRIED = {
     "reference_k2": "it needs the reference's log-probs of fresh answers, and TRL's own penalty (beta) is k3",
     "reference_k3": "TRL has it: GRPOTrainer with beta above 0, whose gradient depends on use_bias_correction_kl",
+    "reward_k1": "it needs the reference's log-probs of fresh answers; TRL's RLOOTrainer has k1 in the reward (beta)",
+    "entropy": "TRL has it: GRPOTrainer with entropy_coef",
     "js_definition": "it lets the policy answer the prompts of stored answers in each step, and TRL draws for D_exp alone",
 }
 

@@ -49,20 +49,32 @@ def chunks_of(tokens, monkeypatch, vocabulary=V):
 
 
 def scored(model, batch, temperature=0.7):
-    """logp, entropy, and the gradient of a weighted sum of logp, as one vector."""
+    """logp, entropy, and the gradient of a weighted sum of both, as one vector."""
     model.zero_grad()
     logp, entropy = token_logps(model, batch, temperature)
     weights = torch.linspace(-1, 1, logp.numel()).view(logp.shape).to(logp) * batch.mask
-    (logp * weights).sum().backward()
+    ((logp + 2 * entropy) * weights).sum().backward()
     gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    assert not entropy.requires_grad
-    return logp[batch.mask].detach(), entropy[batch.mask], gradient
+    return logp[batch.mask].detach(), entropy[batch.mask].detach(), gradient
 
 
 def assert_agree(these, those, tolerance=1e-5):
     for mine, other in zip(these, those, strict=True):
         assert other.abs().max() > 0.01
         assert torch.allclose(mine, other, rtol=tolerance, atol=tolerance)
+
+
+def test_the_gradient_of_the_entropy_is_autograds():
+    logits = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    _, entropy = logprobs._logp_and_entropy(logits, torch.zeros(2, 3, dtype=torch.long), 0.7, 1.0)
+    log_p = torch.log_softmax(logits / 0.7, -1)
+    by_hand = -(log_p.exp() * log_p).sum(-1)
+    assert torch.allclose(entropy, by_hand)
+    weights = torch.rand(2, 3, dtype=torch.float64)
+    found, truth = (torch.autograd.grad((x * weights).sum(), logits)[0] for x in (entropy, by_hand))
+    assert truth.abs().max() > 0.01
+    assert torch.allclose(found, truth, atol=1e-12)
+    assert torch.autograd.gradcheck(logprobs._Entropy.apply, log_p.detach().requires_grad_())
 
 
 @pytest.mark.parametrize("name", CONFIGS)
