@@ -82,13 +82,14 @@ _FIXED = {
             penalty="js_definition",
             strength=4.0,  # its value is half the generator's, so its curvature is 1/4
         ),
-        # two controls that are not in the paper; each is otherwise as `rkl` or as `grpo`
+        # controls that are not in the paper; each is otherwise as `rkl` or as `grpo`
         Method(
             "rkl-k1-reward", "all", "reverse KL as k1 in the reward, as PPO has it", penalty="reward_k1", strength=0.15
         ),
         Method(  # .01 is PPO's for Atari (arXiv 1707.06347, table 5); verl had .001 as its default, and has 0 now
             "grpo-entropy", "all", "GRPO with an entropy bonus", clip_high=0.2, penalty="entropy", strength=0.01
         ),
+        Method("rkl-exp", "exploration", "control: `rkl` on D_exp only", penalty="reference_k2", strength=0.15),
     )
 }
 _BUILT_IN = frozenset(_FIXED)

@@ -41,6 +41,7 @@ TABLE = {
     "dph-js-definition": ("exploration", 0.2, 0.28, "js_definition", None),
     "rkl-k1-reward": ("all", 0.2, 0.28, "reward_k1", None),
     "grpo-entropy": ("all", 0.2, 0.2, "entropy", None),
+    "rkl-exp": ("exploration", 0.2, 0.28, "reference_k2", None),
 }
 CURVATURE = {
     "forward_kl": 1,

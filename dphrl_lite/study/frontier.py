@@ -103,6 +103,10 @@ class Trial:
         """Its files' name."""
         return run_name(self.seed, self.domain, self.method, self.strength)
 
+    def variant(self) -> Variant:
+        """What its method's name means."""
+        return VARIANTS.get(self.method) or Variant(self.method)
+
     def run(self, folder: Path):
         """Write its outcomes and cost."""
         run_trial(self, folder)
@@ -112,7 +116,7 @@ class Trial:
         evaluate = EvaluateConfig(greedy=False)
         if self.method == "base":
             return Stages(evaluate=evaluate)
-        variant = VARIANTS.get(self.method) or Variant(self.method)
+        variant = self.variant()
         chosen = {"strength": self.strength if variant.back is None else None} | SETTINGS[self.domain]
         chosen |= {"seed": self.seed, "steps": variant.longer * SETTINGS[self.domain]["steps"]}
         train = TrainConfig(variant.method, **chosen | dict(variant.train) | settings)

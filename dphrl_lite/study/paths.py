@@ -21,7 +21,7 @@ from dphrl_lite.errors import lookup
 from dphrl_lite.evaluation import COLUMNS, ProblemSet
 from dphrl_lite.models import DATA, Policy
 from dphrl_lite.study import frontier
-from dphrl_lite.study.frontier import Trial
+from dphrl_lite.study.frontier import Trial, Variant
 
 PATHS = DATA / "paths"
 CHECKPOINTS = {"countdown": (20, 60, 120, 200)}  # steps after which a path is evaluated
@@ -39,6 +39,17 @@ BACK = {"grpo": (0.3, 0.5), "grpo+pass@4": (0.3, 0.5), "dph-f": (0.3,)}
 KL_SAMPLES = 4  # answers to each test problem that its KL is measured on
 SEEDS = (0, 1, 2, 3, 4)
 FEW = 3  # seeds of what no claim rests on
+
+
+VARIANTS = frontier.VARIANTS | {
+    # what is filtered: all that the reference said, wrong answers too, of D_pef or of all problems
+    "dph-f+wrong": Variant("dph-f", {"rehearse_wrong": True}),
+    "dph-f+all+wrong": Variant("dph-f", {"rehearse_exploration": True, "rehearse_wrong": True}),
+    # two cures of 2026 in their simplest form: only what the reference seldom or never solved (after arXiv 2606.15455), and
+    # equal right answers that share one reward (after 2605.00365)
+    "grpo+seldom": Variant("grpo", {"explore_at_most": 2}),
+    "grpo+distinct": Variant("grpo", train={"distinct_advantage": True}),
+}
 
 
 @dataclass(frozen=True)
@@ -64,9 +75,12 @@ LINES = [
     Line("grpo-exp", None, RATES),
     # the divergence alone: same stored answers, same curvature
     Line("dph-reverse_kl", 0.3, (SLOW,)),
-    Line("dph-hellinger", 1.2, (SLOW,)),
+    Line("dph-hellinger", 0.6, (SLOW,)),
     Line("dph-pearson_chi2", 0.15, (SLOW,)),
-    Line("dph-f+all", 0.3, (SLOW,)),
+    Line("rkl-exp", 0.3, (SLOW,)),  # what differs from rkl is what it explores
+    *(Line(name, 0.3, (SLOW,)) for name in ("dph-f+all", "dph-f+wrong", "dph-f+all+wrong")),
+    *(Line(name, None, (SLOW, USUAL)) for name in ("grpo+seldom", "grpo+distinct")),
+    *(Line("grpo-entropy", strength, (SLOW,)) for strength in (0.003, 0.03)),
     *(
         Line(method, round(strength * unit, 2), (SLOW, USUAL))
         for strength in (0.1, 1.0)
@@ -86,6 +100,10 @@ class PathTrial(Trial):
         """Its files' name."""
         rate = None if self.learning_rate is None else f"lr{self.learning_rate:g}"
         return frontier.run_name(self.seed, self.domain, self.method, self.strength, rate)
+
+    def variant(self) -> Variant:
+        """What its method's name means here."""
+        return VARIANTS.get(self.method) or Variant(self.method)
 
     def run(self, folder: Path):
         """Train and evaluate from checkpoint to checkpoint; each is written, and a run that was killed goes on from there."""

@@ -8,6 +8,7 @@ import torch
 
 from dphrl_lite import presampling
 from dphrl_lite.evaluation import COLUMNS, ProblemSet
+from dphrl_lite.objectives import METHODS
 from dphrl_lite.study import frontier, paths
 from dphrl_lite.study.paths import LINES, PathTrial
 
@@ -98,3 +99,22 @@ def test_names_tell_paths_apart_and_seeds_come_in_turn():
     assert {trial.method for trial in every if trial.seed == 4} == claimed
     with pytest.raises(ValueError, match=r"method of the paths.*ppo"):
         paths.run("nowhere", methods=["ppo"])
+
+
+def test_what_varies_the_divergence_alone_has_one_curvature():
+    alone = {
+        line.method: line.strength
+        for line in LINES
+        if line.method in ("dph-reverse_kl", "dph-hellinger", "dph-pearson_chi2")
+    }
+    assert len(alone) == 3
+    for method, strength in alone.items():
+        assert strength == pytest.approx(0.3 * METHODS[method].strength)
+
+
+def test_variants_change_what_their_names_say():
+    partition = lambda name: PathTrial("countdown", name, None, 0).stages().partition
+    assert partition("dph-f+wrong").rehearse_wrong and not partition("dph-f+wrong").rehearse_exploration
+    assert partition("dph-f+all+wrong").rehearse_wrong and partition("dph-f+all+wrong").rehearse_exploration
+    assert partition("grpo+seldom").explore_at_most == 2 and partition("grpo").explore_at_most is None
+    assert PathTrial("countdown", "grpo+distinct", None, 0).stages().train.distinct_advantage
