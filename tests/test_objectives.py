@@ -64,7 +64,7 @@ def test_methods_are_those_of_the_table(name):
     assert m.name == name
     assert m.dynamic_sampling == (name == "dapo")
     assert m.rehearses == (name in ("sft", "dph-f", "dph-js", "dph-alpha", "dph-js-definition"))
-    assert m.needs_reference == (name in ("rkl", "rkl-k3", "rkl-k1-reward", "dph-js-definition"))
+    assert m.needs_reference == (name in ("rkl", "rkl-k3", "rkl-k1-reward", "rkl-exp", "dph-js-definition"))
     assert m.mirrors == (name == "dph-js-definition")
     assert (m.strength > 0) == (m.penalty != "none")
 
@@ -626,6 +626,7 @@ def by_hand(name):
     mean = lambda f: sum(f(p - q, math.exp(p - q)) for p, _, q, _ in tokens) / 3
     penalty = {
         "rkl": lambda d, u: d**2 / 2,
+        "rkl-exp": lambda d, u: d**2 / 2,
         "rkl-k3": lambda d, u: 1 / u - 1 + d,
         "rkl-k1-reward": lambda d, u: d,
         "sft": lambda d, u: -d,
