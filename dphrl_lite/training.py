@@ -5,7 +5,8 @@
 A step is: 1 draw problems, 2 sample, 3 verify, 4 advantages, 5 the two losses, 6 update, 7 log; the numbers stand in the code.
 How this differs from the paper (arXiv 2509.07430) and its release, and why:
 
-- The rehearsal buffer holds *all* correct reference samples of D_pef, not one fresh draw per problem: they are there.
+- The rehearsal buffer holds *all* correct reference samples of D_pef, not one fresh draw per problem: they are there
+  (`presampling.partition(..., one_per_problem=True)`, `presampling.draw_again`).
 - `f` is the canonical generator, f(1) = f'(1) = 0, exact in value and gradient; the release clamps log u.
 - `rkl` has the true reverse-KL gradient (k2). What GRPO code and the release call reverse KL is here `rkl-k3`.
 - `dph-js-definition` has both halves of the definition on every minibatch, and the gradient of their sum; the release omits
@@ -15,8 +16,9 @@ How this differs from the paper (arXiv 2509.07430) and its release, and why:
 - A minibatch holds whole groups, and its share of the rehearsal batch; both terms are token means over the minibatch,
   whatever the number of micro-batches and processes. The release takes one mean over both, so that its eta acts at about an
   eighth (256 stored beside 2,048 fresh completions): `joint_mean` does so, too.
-- The split keeps the draws that selected; the release draws the buffer afresh after the split and drops wrong ones. Its
-  rollouts and its buffer are drawn with top-p .9, the split with .95; here all with 1.
+- The split keeps the draws that selected; the release draws the buffer afresh after the split and drops wrong ones
+  (`draw_again`, `fresh_draw` in a recipe). Its rollouts and its buffer are drawn with top-p .9, the split with .95; here all
+  with 1.
 - Rewards are 0 or 1 (the release gives SQL up to .8 for parts), two updates a step (three, the last on a quarter of the rows;
   `minibatches=3` makes three of equal size), no dual clip (c = 3: `dual_clip`), AdamW's betas .9 and .95 without decay (.9 and
   .999, .01: `adam_beta2`, `weight_decay`).
