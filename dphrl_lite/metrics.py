@@ -13,7 +13,8 @@ from dphrl_lite import divergences
 
 METRICS = {
     "step": "training steps done",
-    "reward": "share of correct fresh completions; on D_exp it starts low by construction and should rise",
+    "reward": "share of correct fresh completions (mean reward with partial credit); on D_exp it starts low by construction and "
+    "should rise",
     "zero_spread": "share of groups all right or all wrong, which teach nothing (fewer wrong than `advantage_k` teach nothing "
     "either); rising towards 1 means little left to learn",
     "groups": "problems sampled; more than `problems_per_step` only where dapo draws again",

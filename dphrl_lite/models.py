@@ -61,11 +61,17 @@ PROFILES = {
         16,
         sizes=LLAMA_8B,
     ),
+    "qlora-math-7b": Profile(
+        "Qwen/Qwen2.5-Math-7B", "the paper's model for mathematics; reads at most 4,096 tokens", True, 16, sizes=QWEN_7B
+    ),
     "lora-32b": Profile(
         "Qwen/Qwen2.5-32B-Instruct",
         "32B parameters in bfloat16 with LoRA; needs 8 GPUs of 80 GB and FSDP",
         lora_rank=16,
         sizes=QWEN_32B,
+    ),
+    "lora-omnisql-32b": Profile(
+        "seeklhy/OmniSQL-32B", "the paper's large model for SQL; needs as much", lora_rank=16, sizes=QWEN_32B
     ),
 }
 QUANTISATION = "quantization_config.json"  # beside an adapter: how the base was held that it was trained on

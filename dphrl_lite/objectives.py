@@ -169,7 +169,7 @@ def shared_rewards(rewards: Tensor, forms: Sequence[Sequence[str | None]]) -> Te
     Args:
         rewards: `[problems, samples]`.
         forms: the canonical form of each completion, rows as in `rewards`: what `Verdict.distinct` says of it. Those without
-            one, such as wrong ones, count as one form; 0 shared is 0.
+            one (None), such as wrong ones, share nothing.
 
     Returns:
         `[problems, samples]`, the reward of each form's completions added up as much as one of them had.
@@ -182,7 +182,7 @@ def shared_rewards(rewards: Tensor, forms: Sequence[Sequence[str | None]]) -> Te
             f"forms must name one form for each reward; got rewards {tuple(rewards.shape)} and rows of "
             f"{[len(row) for row in forms][:5]} forms"
         )
-    counts = [[Counter(row)[form] for form in row] for row in forms]
+    counts = [[Counter(row)[form] if form is not None else 1 for form in row] for row in forms]
     return rewards / torch.tensor(counts).to(rewards).view_as(rewards)
 
 

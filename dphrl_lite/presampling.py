@@ -10,7 +10,7 @@ How a folder of rollouts survives a kill is `engine.shards`'s, what one costs `s
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from dphrl_lite.engine import shards
-from dphrl_lite.engine.checkpoint import claim, digest, tokenizer_digest, versions, weights_digest
+from dphrl_lite.engine.checkpoint import MANIFEST, claim, digest, tokenizer_digest, versions, weights_digest
 from dphrl_lite.engine.shards import load as load
 from dphrl_lite.engine.shards import missing as missing
 from dphrl_lite.engine.shards import read_manifest as read_manifest
@@ -230,8 +230,11 @@ class PartitionConfig:
     balance: bool = False  # rehearse every problem equally often: its correct answers in turn until there are K of them
     rehearse_wrong: bool = False  # rehearse wrong answers too: all that the reference said
     explore_at_most: int | None = None  # explore only problems with at most so many correct samples; None: all of D_exp
+    fresh_draw: int = 0  # rehearse so many answers per problem that are drawn after the split; 0: those that split
 
     def __post_init__(self):
+        if self.fresh_draw < 0:
+            raise ValueError(f"fresh_draw is a number of answers per problem, 0 for none; got {self.fresh_draw}")
         if self.explore_at_most is not None and not (not self.keep_unsolved) <= self.explore_at_most < self.threshold:
             raise ValueError(
                 f"explore_at_most = {self.explore_at_most} leaves no choice: expected a number of correct samples below the "
@@ -265,7 +268,14 @@ class Partition:
     balance: bool = False
     rehearse_wrong: bool = False
     explore_at_most: int | None = None
+    fresh_draw: int = 0
     unexplored: tuple = ()
+
+    @property
+    def rehearsed(self) -> tuple:
+        """Ids of the problems whose reference answers are rehearsed, as far as they have any that are wanted."""
+        others = self.exploration + (self.unsolved if self.keep_unsolved else ())
+        return self.perfect + (others if self.rehearse_exploration else ())
 
     @property
     def explored(self) -> tuple:
@@ -326,19 +336,77 @@ def partition(
     split, ids = partition_counts(table["n"], table["c"], threshold), table["problem_id"].to_numpy()
     buckets = (split.perfect, split.exploration, split.unsolved)
     perfect, exploration, unsolved = (tuple(ids[list(places)]) for places in buckets)
-    rehearsed = perfect + (exploration + unsolved * keep_unsolved) * rehearse_exploration
-    wanted = rollouts["correct"].astype(bool) | rehearse_wrong
-    rehearsal = rollouts[wanted & rollouts["problem_id"].isin(rehearsed)]
-    if one_per_problem:
-        rehearsal = rehearsal.drop_duplicates("problem_id")
-    rehearsal = rehearsal.reset_index(drop=True)
-    if balance:
-        groups = (group.index for _, group in rehearsal.groupby("problem_id", sort=False))
-        rows = [row for group in groups for row in np.resize(group, table["n"].max())]
-        rehearsal = rehearsal.iloc[rows].reset_index(drop=True)
     easy = set(ids[table["c"] > (threshold if explore_at_most is None else explore_at_most)])
     unexplored = tuple(i for i in exploration if i in easy)
-    return Partition(perfect, exploration, unsolved, rehearsal=rehearsal, unexplored=unexplored, **asdict(switches))
+    parts = Partition(perfect, exploration, unsolved, rehearsal=rollouts, unexplored=unexplored, **asdict(switches))
+    return replace(parts, rehearsal=_rehearsal(rollouts, parts))
+
+
+def _rehearsal(rollouts: pd.DataFrame, parts: Partition) -> pd.DataFrame:
+    """Those of the `rollouts` that are rehearsed, by the switches of `parts`."""
+    wanted = rollouts["correct"].astype(bool) | parts.rehearse_wrong
+    rehearsal = rollouts[wanted & rollouts["problem_id"].isin(parts.rehearsed)]
+    if parts.one_per_problem:
+        rehearsal = rehearsal.drop_duplicates("problem_id")
+    rehearsal = rehearsal.reset_index(drop=True)
+    if parts.balance:
+        groups = (group.index for _, group in rehearsal.groupby("problem_id", sort=False))
+        rows = [row for group in groups for row in np.resize(group, counts(rollouts)["n"].max())]
+        rehearsal = rehearsal.iloc[rows].reset_index(drop=True)
+    return rehearsal
+
+
+def draw_again(
+    policy,
+    task: Task,
+    problems: Sequence[Problem],
+    parts: Partition,
+    samples: int = 1,
+    config: PresampleConfig | None = None,
+    out: str | Path | None = None,
+    progress: bool | str = True,
+) -> Partition:
+    """`parts` with a rehearsal buffer that is drawn after the split, wrong answers dropped: the release does so, with one draw.
+
+    The draws that put a problem into D_pef were lucky on average, and would flatter it as the buffer, too: a problem that is
+    solved every other time gets there with 6 of 8 right, and counts six times. Of fresh draws it has four in expectation. In
+    numbers: the mean of u [right] over fresh draws is the policy's probability of a right answer; over those that selected it
+    is that times E[c | c >= threshold] / E[c].
+
+    Args:
+        policy: the reference that was sampled. task, problems: as given to `sample`.
+        parts: the split; its switches hold for the new answers as well.
+        samples: draws per problem whose answers are rehearsed.
+        config: how the split's answers were drawn; None: the defaults. Its `samples` is replaced, and its `seed` by another.
+        out: the folder of the split's rollouts, None for none: the draws have a folder below it, by their number and the
+            problems, and a killed draw goes on there.
+        progress: as for `sample`.
+
+    Raises:
+        ValueError: fewer than one sample, a problem of the split that is not in `problems`, and what `sample` raises.
+    """
+    config, by_id = config or PresampleConfig(), {p.id: p for p in problems}
+    lacking = [i for i in parts.rehearsed if i not in by_id]
+    if lacking or samples < 1:
+        raise ValueError(
+            f"a fresh draw needs at least 1 sample and every problem that is rehearsed; got samples = {samples}, and "
+            f"{len(lacking)} problems that are not in `problems`, such as {lacking[:1]}: pass the problems that were pre-sampled"
+        )
+    again = replace(config, samples=samples, seed=seed_of(config.seed, "fresh"))
+    if parts.rehearsed:
+        folder = out and Path(out) / f"fresh-{samples}-{digest(list(parts.rehearsed))}"
+        label = progress and f"drawing {samples} afresh"
+        asked = [by_id[i] for i in parts.rehearsed]
+        done = folder and (folder / MANIFEST).is_file() and not missing(folder)  # then whichever sampler drew them
+        rollouts = load(folder) if done else sample(policy, task, asked, out=folder, progress=label, **asdict(again))
+        parts = replace(parts, rehearsal=_rehearsal(rollouts, parts))
+    return replace(parts, fresh_draw=samples)
+
+
+def config_of(folder: str | Path) -> PresampleConfig:
+    """The settings that the rollouts in `folder` were drawn with."""
+    told = read_manifest(folder)
+    return PresampleConfig(**{name: told[name] for name in PresampleConfig.__dataclass_fields__})
 
 
 def partition_counts(n, c, threshold: int = 6) -> Partition:

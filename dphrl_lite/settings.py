@@ -53,6 +53,7 @@ class Data:
     comparison: str | None = None  # sql: bag (Spider's rule) or set (BIRD's)
     time_limit: float | None = None  # sql, math: seconds for one verdict
     row_limit: int | None = None  # sql: rows that a query may return
+    partial_credit: bool = False  # sql: a wrong query with right columns has a reward of up to .8, as in the release
     problems: list[str] = field(
         default_factory=lambda: ["countdown:cd3", "countdown:cd4"]
     )  # files, hub data sets (name:config)
@@ -67,8 +68,11 @@ class Data:
 
     def load_task(self) -> Task:
         """The verifier. Raises `ValueError` for a setting that the task does not have."""
-        known = {"sql": ("databases", "comparison", "time_limit", "row_limit"), "math": ("time_limit",)}
-        limits = {name: getattr(self, name) for name in known["sql"] if getattr(self, name) is not None}
+        known = {
+            "sql": ("databases", "comparison", "time_limit", "row_limit", "partial_credit"),
+            "math": ("time_limit",),
+        }
+        limits = {name: getattr(self, name) for name in known["sql"] if getattr(self, name) not in (None, False)}
         foreign = limits.keys() - set(known.get(self.task, ()))
         if foreign:
             raise ValueError(

@@ -5,7 +5,8 @@
 A step is: 1 draw problems, 2 sample, 3 verify, 4 advantages, 5 the two losses, 6 update, 7 log; the numbers stand in the code.
 How this differs from the paper (arXiv 2509.07430) and its release, and why:
 
-- The rehearsal buffer holds *all* correct reference samples of D_pef, not one fresh draw per problem: they are there.
+- The rehearsal buffer holds *all* correct reference samples of D_pef, not one fresh draw per problem: they are there
+  (`presampling.partition(..., one_per_problem=True)`, `presampling.draw_again`).
 - `f` is the canonical generator, f(1) = f'(1) = 0, exact in value and gradient; the release clamps log u.
 - `rkl` has the true reverse-KL gradient (k2). What GRPO code and the release call reverse KL is here `rkl-k3`.
 - `dph-js-definition` has both halves of the definition on every minibatch, and the gradient of their sum; the release omits
@@ -15,11 +16,12 @@ How this differs from the paper (arXiv 2509.07430) and its release, and why:
 - A minibatch holds whole groups, and its share of the rehearsal batch; both terms are token means over the minibatch,
   whatever the number of micro-batches and processes. The release takes one mean over both, so that its eta acts at about an
   eighth (256 stored beside 2,048 fresh completions): `joint_mean` does so, too.
-- The split keeps the draws that selected; the release draws the buffer afresh after the split and drops wrong ones. Its
-  rollouts and its buffer are drawn with top-p .9, the split with .95; here all with 1.
-- Rewards are 0 or 1 (the release gives SQL up to .8 for parts), two updates a step (three, the last on a quarter of the rows;
-  `minibatches=3` makes three of equal size), no dual clip (c = 3: `dual_clip`), AdamW's betas .9 and .95 without decay (.9 and
-  .999, .01: `adam_beta2`, `weight_decay`).
+- The split keeps the draws that selected; the release draws the buffer afresh after the split and drops wrong ones
+  (`draw_again`, `fresh_draw` in a recipe). Its rollouts and its buffer are drawn with top-p .9, the split with .95; here all
+  with 1.
+- Rewards are 0 or 1 (the release gives SQL up to .8 for parts: the task's `partial_credit`), two updates a step (three, the
+  last on a quarter of the rows; `minibatches=3` makes three of equal size), no dual clip (c = 3: `dual_clip`), AdamW's betas
+  .9 and .95 without decay (.9 and .999, .01: `adam_beta2`, `weight_decay`).
 - Off unless asked for, and not in the paper: Pass@k advantages (`advantage_k`), equal right answers that share one reward
   (`distinct_advantage`), an eta that holds the penalty at a value (`penalty_target`), and the partition's `balance`,
   `rehearse_wrong` and `explore_at_most`.
@@ -370,10 +372,10 @@ class _Trainer:
         prompts = [self.prompts[problem.id] for _, problem in problems]
         seeds = [seed_of(self.config.seed, place, problem.id) for place, problem in problems]
         groups = self._sample(prompts, seeds, self.config.samples)
-        # 3 verify: the reward is 1 for a right completion, else 0
+        # 3 verify: the reward is 1 for a right completion, else 0, or what partial credit gives
         pairs = [(p, self.policy.decode(c.token_ids)) for (_, p), g in zip(problems, groups, strict=True) for c in g]
         verdicts = self.task.verify_all(pairs)
-        rewards = torch.tensor([float(verdict.correct) for verdict in verdicts]).view(-1, self.config.samples)
+        rewards = torch.tensor([verdict.reward for verdict in verdicts]).view(-1, self.config.samples)
         # 4 advantages: each completion against its group
         advantages = self._advantages(rewards, [verdict.distinct for verdict in verdicts])
         columns = zip(groups, rewards.tolist(), advantages.tolist(), strict=True)

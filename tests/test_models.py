@@ -43,12 +43,15 @@ def test_the_profiles():
     big = models.PROFILES["qlora-7b"]
     assert (big.source, big.nf4, big.lora_rank) == ("Qwen/Qwen2.5-7B-Instruct", True, 16)
     in_4_bits = {name for name, profile in models.PROFILES.items() if profile.nf4}
-    assert in_4_bits == {"qlora-7b", "qlora-7b-base", "qlora-llama-8b"}
+    assert in_4_bits == {"qlora-7b", "qlora-7b-base", "qlora-llama-8b", "qlora-math-7b"}
 
 
 @pytest.mark.parametrize(
     ("name", "billions"),
-    [("qlora-7b", 7.616), ("qlora-7b-base", 7.616), ("qlora-llama-8b", 8.030), ("lora-32b", 32.764)],
+    [
+        *(("qlora-7b", 7.616), ("qlora-7b-base", 7.616), ("qlora-math-7b", 7.616)),
+        *(("qlora-llama-8b", 8.030), ("lora-32b", 32.764), ("lora-omnisql-32b", 32.764)),
+    ],
 )
 def test_a_large_model_is_outlined_without_the_hub(name, billions):
     plan = models.outline(name)

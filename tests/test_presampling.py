@@ -14,10 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from dphrl_lite import models, presampling
+from dphrl_lite import cli, models, presampling
 from dphrl_lite.engine import shards
 from dphrl_lite.engine.checkpoint import MANIFEST, OtherRunError, claim
+from dphrl_lite.lab import worlds
+from dphrl_lite.presampling import PartitionConfig, PresampleConfig
 from dphrl_lite.sampling import generate
 from dphrl_lite.tasks import Problem, Task, Verdict, get
 from dphrl_lite.tasks.base import NO_ANSWER
@@ -524,6 +527,95 @@ def test_balance_of_one_answer_per_problem_is_refused(rollouts):
     for make in (presampling.PartitionConfig, lambda **on: presampling.partition(rollouts, 6, **on)):
         with pytest.raises(ValueError, match=r"balance and one_per_problem are both on.* switch one"):
             make(balance=True, one_per_problem=True)
+
+
+@pytest.fixture
+def enumerable(monkeypatch):
+    """200 problems whose six answers have known probabilities, p of a policy and q of the reference, the first three right;
+    drawn by `presampling.sample`, which asks no model here. Returns p and q `[problems, 6]`, and the problems."""
+    known = [worlds.example(distance=0.5, seed=seed) for seed in range(200)]
+    shift = torch.tensor([1.5, 1.5, 1.5, 0, 0, 0])  # so that some are solved often
+    p, q = (torch.stack([(getattr(w, name) + shift).softmax(0) for w in known]) for name in ("policy", "reference"))
+    problems = [Problem(f"p{i}", "", "1", {"row": i}) for i in range(200)]
+
+    def draw(_policy, _task, asked, samples=8, seed=0, **_):
+        rows = []
+        for problem in asked:
+            rng = np.random.default_rng([seed % 2**32, problem.meta["row"]])
+            answers = rng.choice(6, samples, p=q[problem.meta["row"]].numpy())
+            rows += [(problem.id, s, str(a), bool(a < 3), str(a)) for s, a in enumerate(answers)]
+        return pd.DataFrame(rows, columns=["problem_id", "sample", "completion", "correct", "distinct"])
+
+    monkeypatch.setattr(presampling, "sample", draw)
+    return p, q, problems
+
+
+def test_a_fresh_buffer_is_unbiased_where_the_draws_that_selected_flatter(enumerable):
+    """Mean of u [right] over all draws to the problems of D_pef: the policy's probability of a right answer on fresh ones; that
+    times E[c | c >= 6] / E[c] on those that selected, c binomial. Twenty splits."""
+    p, q, problems = enumerable
+    found, wanted = {"fresh": [], "selected": []}, {"fresh": [], "selected": []}
+    c = torch.arange(9, dtype=torch.float64)
+    for seed in range(20):
+        config = PresampleConfig(seed=seed)
+        parts = presampling.partition(presampling.sample(None, None, problems, seed=seed), threshold=6)
+        again = presampling.draw_again(None, None, problems, parts, 8, config)
+        assert (again.perfect, again.exploration, again.unsolved) == (parts.perfect, parts.exploration, parts.unsolved)
+        chosen = [int(name[1:]) for name in parts.perfect]
+        right = q[chosen][:, :3].sum(1)
+        chance = torch.distributions.Binomial(8, right[:, None]).log_prob(c).exp()
+        luck = (chance[:, 6:] * c[6:]).sum(1) / chance[:, 6:].sum(1) / (8 * right)
+        truth = p[chosen][:, :3].sum(1)
+        for name, buffer, expected in (("fresh", again, truth), ("selected", parts, truth * luck)):
+            rows = [(int(i[1:]), int(a)) for i, a in buffer.rehearsal[["problem_id", "completion"]].to_numpy()]
+            found[name].append(sum((p[i, a] / q[i, a]).item() for i, a in rows) / (8 * len(chosen)))
+            wanted[name].append(expected.mean().item())
+    for name in found:
+        assert np.mean(found[name]) == pytest.approx(np.mean(wanted[name]), abs=0.01), name
+    assert np.mean(found["selected"]) > np.mean(found["fresh"]) + 0.03
+
+
+def test_a_fresh_draw_is_of_the_reference_and_goes_on(tiny, countdown, few_problems, rollouts, parts, tmp_path):
+    given = (tiny, countdown, few_problems, parts, 2, PresampleConfig(), tmp_path)
+    again = presampling.draw_again(*given, progress=False)
+    assert again.rehearsal["correct"].all() and set(again.rehearsal["problem_id"]) <= set(parts.perfect)
+    assert again.rehearsal.groupby("problem_id").size().max() <= 2 and again.fresh_draw == 2
+    first = rollouts[rollouts["sample"] < 2].set_index(["problem_id", "sample"])["completion"]
+    drawn = again.rehearsal.set_index(["problem_id", "sample"])["completion"]
+    assert (drawn != first[drawn.index]).any()  # not the same draws again
+    assert presampling.draw_again(None, *given[1:], progress=False).rehearsal.equals(again.rehearsal)  # read, not drawn
+    whole = presampling.draw_again(*given[:3], dataclasses.replace(parts, rehearse_wrong=True), 2, progress=False)
+    assert len(whole.rehearsal) == 2 * len(parts.perfect)
+
+
+def test_a_fresh_draw_without_its_problems_is_refused(tiny, countdown, few_problems, parts):
+    with pytest.raises(ValueError, match="problems that are not in `problems`"):
+        presampling.draw_again(tiny, countdown, few_problems[:1], parts)
+    with pytest.raises(ValueError, match="samples = 0"):
+        presampling.draw_again(tiny, countdown, few_problems, parts, 0)
+    with pytest.raises(ValueError, match="fresh_draw is a number"):
+        PartitionConfig(fresh_draw=-1)
+
+
+def test_a_recipe_draws_the_buffer_afresh_and_trains_on_it(tmp_path, capsys):
+    shared = ["--problems", "countdown:cd3", "--limit", "16", "--out", str(tmp_path), "--fresh_draw", "1"]
+    assert cli.main(["presample", *shared, "--samples", "8"]) == 0
+    (folder,) = (tmp_path / "presampling").glob("fresh-1-*")
+    drawn = presampling.load(folder)
+    assert drawn["problem_id"].is_unique and f"{int(drawn['correct'].sum())}" in capsys.readouterr().out
+    train = [
+        "--method",
+        "dph-f",
+        "--steps",
+        "1",
+        "--problems_per_step",
+        "4",
+        "--samples",
+        "4",
+        "--rehearsal_per_step",
+        "4",
+    ]
+    assert cli.main(["train", *shared, *train]) == 0
 
 
 def test_real_rollouts_keep_their_logps_in_rehearsal(rollouts, parts):

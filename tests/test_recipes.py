@@ -30,7 +30,10 @@ TRIED |= {"dph-alpha": (0.01, 0.05), "sft": (0.01, 0.05), "dph-js-definition": (
 def test_each_method_of_the_paper_has_its_strength_in_each_recipe(path):
     stages = (PresampleConfig, PartitionConfig, TrainConfig, EvaluateConfig)
     recipe, drawn, parts, train, evaluate = settings.load(path, *stages)
-    assert recipe.model in ("qlora-7b", "qlora-llama-8b", "lora-32b") and recipe.out == f"runs/{path.stem}"
+    assert (
+        recipe.model in ("qlora-7b", "qlora-llama-8b", "qlora-math-7b", "lora-32b")
+        and recipe.out == f"runs/{path.stem}"
+    )
     assert drawn.samples >= parts.threshold and drawn.max_new_tokens == train.max_new_tokens
     for method in METHODS:
         config, _ = recipe.run(replace(train, method=method))
@@ -38,6 +41,24 @@ def test_each_method_of_the_paper_has_its_strength_in_each_recipe(path):
         assert low <= (config.strength or 0) <= high
     sets = {"bird-dev", "spider-dev", "aime24", "amc23", "math500", "olympiadbench", "college-math"}
     assert {*evaluate.in_domain, *evaluate.out_of_domain} == sets
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_recipe_says_whom_it_follows(path):
+    head = path.read_text().partition("\nmodel:")[0]
+    (line,) = [line for line in head.splitlines() if line.startswith("# Follows: ")]
+    assert line.split()[2].strip(";") in ("the", "nobody")
+
+
+def test_the_releases_recipe_has_the_releases_settings():
+    recipe, drawn, parts, train = settings.load(
+        REPOSITORY / "recipes/release_sql_llama.yaml", PresampleConfig, PartitionConfig, TrainConfig
+    )
+    assert (recipe.partial_credit, recipe.time_limit, recipe.comparison) == (True, 15, "set")
+    assert (drawn.samples, drawn.top_p, parts.threshold, parts.fresh_draw) == (8, 0.95, 6, 1)
+    assert (train.problems_per_step, train.samples, train.rehearsal_per_step, train.minibatches) == (128, 16, 256, 3)
+    assert (train.dual_clip, train.adam_beta1, train.adam_beta2, train.weight_decay) == (3.0, 0.9, 0.999, 0.01)
+    assert train.joint_mean and train.allow_mismatch and train.temperature == 1
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

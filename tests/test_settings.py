@@ -242,6 +242,8 @@ def test_settings_of_another_task_are_refused():
 def test_a_recipe_sets_the_limits_of_its_verifier():
     folder = str(REPOSITORY / "data" / "sql" / "databases")
     task = Recipe(task="sql", databases=folder, comparison="set", time_limit=30.0, row_limit=99).load_task()
+    assert not task.partial_credit
+    assert Recipe(task="sql", databases=folder, partial_credit=True).load_task().partial_credit
     assert (task.comparison, task.limits["time_limit"], task.limits["row_limit"]) == ("set", 30.0, 99)
     assert Recipe(task="math", time_limit=2.0).load_task().time_limit == 2.0
 

@@ -195,10 +195,10 @@ class DPHTrainer(GRPOTrainer):
         return whole.select(self.order)
 
     def correct(self, completion_ids: list[list[int]], problem: list[int], **_) -> list[float]:
-        """The reward: 1 for an answer that the task finds right, else 0."""
+        """The reward: 1 for an answer that the task finds right, else 0, or what partial credit gives."""
         texts = map(self.policy.decode, completion_ids)
         verdicts = self.task.verify_all((self.problems[i], text) for i, text in zip(problem, texts, strict=True))
-        return [float(verdict.correct) for verdict in verdicts]
+        return [verdict.reward for verdict in verdicts]
 
     def _draw(self, prompts: list, _trainer) -> dict:
         """This process's answers of a generation, by the kit's sampler: groups lie together, as TRL's data loader has them."""

@@ -93,7 +93,7 @@ def run(
         table = presampling.sample(policy, task, problems, **sampling, **asdict(stages.presample))
     if stages.partition and parts is None and not (shard and presampling.missing(rollouts)):
         table = presampling.load(rollouts) if table is None or shard else table
-        parts = presampling.partition(table, **asdict(stages.partition))
+        parts = _split(policy, stages, task, problems, table, rollouts, progress)
     if stages.train:
         calling = {"out": out, "on_step": on_step, "progress": progress, "in_place": in_place}
         trained = trainer(policy, task, problems, parts, **calling, **asdict(stages.train))
@@ -104,6 +104,17 @@ def run(
     if stages.evaluate:
         outcomes = evaluation.evaluate(policy, sets, stages.evaluate, evaluation_out, shard, progress, **names)
     return Result(policy, table, parts, trained, outcomes)
+
+
+def _split(policy, stages: Stages, task, problems, table: pd.DataFrame, rollouts, progress: bool) -> Partition:
+    """The partition, with a buffer drawn afresh where that is asked for: as the rollouts were drawn."""
+    switches = asdict(stages.partition)
+    fresh = switches.pop("fresh_draw")
+    parts = presampling.partition(table, **switches)
+    if not fresh:
+        return parts
+    config = stages.presample or presampling.config_of(rollouts)
+    return presampling.draw_again(policy, task, problems, parts, fresh, config, rollouts, progress)
 
 
 def read_outcomes(folder: str | Path) -> pd.DataFrame:

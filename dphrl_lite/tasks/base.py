@@ -30,12 +30,19 @@ class Verdict:
 
     `answer` is what was extracted from the completion (None if nothing was), `reason` says in words why the verdict is
     what it is, and `distinct` is a canonical form: two correct answers with the same `distinct` are the same solution.
+    `partial` is what a wrong answer is worth as a reward, from 0 to below 1: 0 unless the task was asked for partial credit.
     """
 
     correct: bool
     answer: str | None
     reason: str
     distinct: str | None = None
+    partial: float = 0.0
+
+    @property
+    def reward(self) -> float:
+        """What training pays: 1 for a correct answer, else `partial`. Counts, splits and evaluations look at `correct`."""
+        return 1.0 if self.correct else self.partial
 
 
 class Task:

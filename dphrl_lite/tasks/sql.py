@@ -36,7 +36,14 @@ class Sql(Task):
     name = "sql"
 
     def __init__(
-        self, databases=None, comparison="bag", time_limit=5.0, row_limit=10_000, step_limit=10_000_000, workers=None
+        self,
+        databases=None,
+        comparison="bag",
+        time_limit=5.0,
+        row_limit=10_000,
+        step_limit=10_000_000,
+        workers=None,
+        partial_credit=False,
     ):
         """Set up a verifier for the databases in one folder.
 
@@ -44,6 +51,8 @@ class Sql(Task):
         rule: equal bags of rows under some order of the columns, the row order counting only where the gold query has
         ORDER BY. `"set"` is BIRD's rule: equal sets of rows, columns as they stand. `time_limit` is in seconds of processor
         time for each query, the gold query too; `workers`: processes that `verify_all` uses (None: at most 4).
+        `partial_credit`: a wrong query whose result shares columns with the gold query's has a reward of up to .8, as in
+        the paper's release (`sql_worker.partial_credit`); what is correct stays the same.
 
         Raises:
             FileNotFoundError: a missing folder.
@@ -66,6 +75,7 @@ class Sql(Task):
                 "at least 1 row and 1 step; the defaults are 5.0, 10_000 and 10_000_000"
             )
         self.comparison, self.workers = comparison, Workers("dphrl_lite.tasks.sql_worker", workers)
+        self.partial_credit = bool(partial_credit)
 
     def identity(self) -> dict:
         """Name, databases and rules. A file's size and header stand for it: SQLite counts each change in the header."""
@@ -74,6 +84,7 @@ class Sql(Task):
             with path.open("rb") as file:
                 header = file.read(100)
             hasher.update(repr((path.relative_to(self.databases).as_posix(), path.stat().st_size, header)).encode())
+        told |= {"partial_credit": True} if self.partial_credit else {}
         return super().identity() | told | {"database_files": hasher.hexdigest()[:16]} | self.limits
 
     def check(self, problem: Problem, completion: str) -> Verdict:
@@ -85,24 +96,27 @@ class Sql(Task):
         wrong = None if sql else "no SQL found in the completion"
         if len(sql or completion) > (MAX_SQL if sql else MAX_COMPLETION):
             wrong = f"too long: at most {MAX_COMPLETION:,} characters of text and {MAX_SQL:,} of SQL are read"
+        found = {}
         try:
-            wrong = self._judge(problem, None if wrong else sql) or wrong
+            found = self._judge(problem, None if wrong else sql)
+            wrong = found["wrong"] or wrong
         except WorkerError as error:
             self._judge(problem, None)  # raises if the gold query is to blame
             wrong = str(error)
         if wrong:
-            return Verdict(False, sql, wrong)
+            return Verdict(False, sql, wrong, partial=found.get("partial", 0.0))
         return Verdict(True, sql, "same rows as the gold query", canonical(sql))
 
     def own_verdict(self, problem: Problem) -> Verdict:
         """The verdict on the gold query itself."""
         return self.verify(problem, f"```sql\n{problem.answer}\n```")
 
-    def _judge(self, problem: Problem, sql: str | None) -> str | None:
-        """What is wrong with `sql`, or None; without `sql`, only the gold query is run."""
+    def _judge(self, problem: Problem, sql: str | None) -> dict:
+        """What is "wrong" with `sql`, or None, and its "partial" credit; without `sql`, only the gold query is run."""
         path = find_database(self.databases, problem.meta.get("db_id"), f"problem {problem.id!r}")
         uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
         seconds, request = self.limits["time_limit"], {"uri": uri, "gold": str(problem.answer), "sql": sql}
+        request |= {"partial": True} if self.partial_credit else {}
         try:
             found = self.workers.ask(seconds, **request, comparison=self.comparison, limits=self.limits)
         except WorkerError as error:
@@ -114,7 +128,7 @@ class Sql(Task):
                 f"the gold query of problem {problem.id!r} gives no result on {path} to compare with "
                 f"({found['gold']}); correct its `answer` or that file, raise the limits, or drop the problem"
             )
-        return found["wrong"]
+        return found
 
 
 # ---- which queries are the same solution -----------------------------------------------------------------------------

@@ -50,14 +50,15 @@ class QueryError(Exception):
     """A query that did not give a result; the message is the verdict's reason."""
 
 
-def judge(uri: str, gold: str, sql: str | None, comparison: str, limits: dict) -> dict:
+def judge(uri: str, gold: str, sql: str | None, comparison: str, limits: dict, partial: bool = False) -> dict:
     """Run `sql` and compare what it returns with what `gold` returns.
 
     `limits` are "time_limit" (seconds for each query), "row_limit", and "step_limit"; a query may always take ten times
     the gold query's steps. `sql` None only runs `gold`.
 
     Returns:
-        {"gold": why} where the gold query gives no result, else {"wrong": why}, with None for a right answer.
+        {"gold": why} where the gold query gives no result, else {"wrong": why}, with None for a right answer, and with
+        `partial` {"partial": credit} besides (`partial_credit`).
     """
     try:
         gold_width, gold_rows, _, steps = _gold_result(uri, gold, limits["row_limit"])
@@ -69,12 +70,28 @@ def judge(uri: str, gold: str, sql: str | None, comparison: str, limits: dict) -
     most_steps = max(limits["step_limit"], 10 * steps)
     try:
         # Rows are left unread where their width says enough: an empty gold result is equal to any empty result.
-        width, rows, _, _ = run(uri, sql, limits["row_limit"], most_steps, only_width=gold_width if gold_rows else None)
+        only_width = gold_width if gold_rows and not partial else None
+        width, rows, _, _ = run(uri, sql, limits["row_limit"], most_steps, only_width=only_width)
     except QueryError as error:
         return {"wrong": str(error)}
+    wrong = None
     if gold_rows and width != gold_width:
-        return {"wrong": f"returned {_count(width, 'column')} where the gold query returns {gold_width}"}
-    return {"wrong": COMPARISONS[comparison](gold_rows, rows, is_ordered(gold))}
+        wrong = f"returned {_count(width, 'column')} where the gold query returns {gold_width}"
+    wrong = wrong or COMPARISONS[comparison](gold_rows, rows, is_ordered(gold))
+    return {"wrong": wrong} | ({"partial": partial_credit(gold_rows, rows)} if partial and wrong else {})
+
+
+def partial_credit(gold: Rows, rows: Rows) -> float:
+    """What a wrong result is worth: .8 m^2 / (G R), m of the G gold columns found among the R columns returned, by the set of
+    their values, whatever their order and the number of rows; at most .8, and 0 where either result is empty.
+
+    Source: the release of arXiv 2509.07430 (`SqlDetailRewardModel`; its comment has another formula).
+    """
+    wanted, found = ([set(column) for column in zip(*result, strict=True)] for result in (gold, rows))
+    if not wanted or not found:
+        return 0.0
+    same = sum(column in found for column in wanted)
+    return 0.8 * min(1.0, same * same / (len(wanted) * len(found)))
 
 
 def _gold_result(uri: str, sql: str, row_limit: int) -> tuple:

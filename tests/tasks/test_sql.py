@@ -497,6 +497,29 @@ def test_limits_that_let_nothing_pass_are_errors(limit):
         Sql(DATA / "sql" / "databases", **limit)
 
 
+def test_partial_credit_by_hand():
+    gold = [(1, "a"), (2, "b")]
+    assert sql_worker.partial_credit(gold, [("b", 1), ("a", 2)]) == pytest.approx(0.8)  # both columns, in any order
+    assert sql_worker.partial_credit(gold, [(1,), (2,), (2,)]) == pytest.approx(
+        0.8 * 1 / 2
+    )  # one of two, as one column
+    assert sql_worker.partial_credit(gold, [(1, 9, 8), (2, 9, 8)]) == pytest.approx(0.8 * 1 / 6)
+    assert sql_worker.partial_credit(gold, [(3, "c")]) == sql_worker.partial_credit(gold, []) == 0
+    assert sql_worker.partial_credit([], gold) == 0
+
+
+def test_partial_credit_is_a_reward_and_no_verdict(task):
+    strict, lenient = task, get("sql", databases=task.databases, time_limit=1.0, partial_credit=True)
+    problem = school("SELECT name, grade FROM student")
+    near, far = "```sql\nSELECT grade FROM student\n```", "```sql\nSELECT 1 FROM nowhere\n```"
+    right = f"```sql\n{problem.answer}\n```"
+    assert [lenient.verify(problem, text).correct for text in (near, far, right)] == [False, False, True]
+    assert [lenient.verify(problem, text).reward for text in (near, far, right)] == [pytest.approx(0.4), 0, 1]
+    assert [strict.verify(problem, text).reward for text in (near, far, right)] == [0, 0, 1]
+    assert lenient.verify(problem, near).reason == strict.verify(problem, near).reason
+    assert lenient.identity() == strict.identity() | {"partial_credit": True}
+
+
 def test_gold_results_are_cached(monkeypatch):
     runs, run = [], sql_worker.run
     monkeypatch.setattr(sql_worker, "limit_time", lambda seconds: None)  # it ends the process
