@@ -36,7 +36,7 @@ STYLE = """
 body { background: white; }
 .reveal { color: #222; }
 .reveal .slides { text-align: left; }
-.reveal .slides section { --jp-content-font-size1: var(--size, 26px); --jp-code-font-size: 18px; }
+.reveal .slides section { --jp-content-font-size1: var(--size, 26px); --jp-code-font-size: 16px; }
 .reveal .slides section section { height: 100%; overflow: hidden auto; padding: 8px 16px; box-sizing: border-box; }
 .reveal .jp-Cell { padding: 0; }
 .reveal .jp-RenderedHTMLCommon { line-height: 1.35; padding-right: 0; }
@@ -47,26 +47,33 @@ body { background: white; }
 .reveal .jp-RenderedHTMLCommon table { margin-left: 0; font-size: .85em; }
 .reveal .jp-RenderedMarkdown th { text-align: left !important; }
 .reveal .jp-OutputArea-output pre { font-size: 18px; }
+.reveal .slide-number { right: auto; left: 8px; background: none; color: #333; }
 .book-live { font: 15px sans-serif; color: #333; }
 .book-control { display: inline-block; margin: 2px 18px 2px 0; font: 15px sans-serif; }
 .jp-OutputPrompt, .jp-InputPrompt { display: none; }
 .MJX_Assistive_MathML * { font-family: serif !important; }
 """
-# A slide is filled when it is shown: a figure that was drawn out of sight has no width, TeX no size. Words shrink until they fit,
-# figures take what height the words leave.
+# A slide is filled when it is shown: a figure that was drawn out of sight has no width, TeX no size. Words shrink until they
+# fit, figures take what height the words leave.
 SCRIPT = """
-const room = 712;
+const room = 700, larger = 1.25;  // figures are drawn smaller and enlarged, so that their words can be read from afar
 const fill = (slide) => {
   const plots = [...slide.querySelectorAll(".js-plotly-plot")];
   const high = () => Math.max(...[...slide.children].map((part) => part.offsetTop + part.offsetHeight));
-  if (!plots.length)
-    for (let size = 26; size >= 15; size--) {
-      slide.style.setProperty("--size", `${size}px`);
-      if (high() <= room) break;
-    }
-  const drawn = plots.reduce((sum, plot) => sum + plot.offsetHeight, 0);
-  const height = Math.max(280, (room - (high() - drawn)) / Math.max(1, plots.length));
-  return Promise.all(plots.map((plot) => Plotly.relayout(plot, { height, width: plot.parentElement.clientWidth })));
+  for (const plot of plots) plot.style.height = plot.parentElement.style.height = "0";
+  for (let size = plots.length ? 24 : 32; size >= 15; size--) {
+    slide.style.setProperty("--size", `${size}px`);
+    if (high() <= room) break;
+  }
+  const least = plots.length > 1 ? 520 : 280;  // several figures: the slide scrolls
+  const height = Math.max(least, (room - high()) / Math.max(1, plots.length));
+  return Promise.all(plots.map((plot) => {
+    const width = plot.parentElement.clientWidth / larger;
+    Object.assign(plot.parentElement.style, { height: `${height}px`, overflow: "hidden" });
+    Object.assign(plot.style, { height: `${height / larger}px`, width: `${width}px`,
+                                transform: `scale(${larger})`, transformOrigin: "0 0" });
+    return Plotly.relayout(plot, { height: height / larger, width });
+  }));
 };
 const show = () => {
   const slide = Reveal.getCurrentSlide();
@@ -98,6 +105,7 @@ def pieces(text: str) -> list[str]:
 
 
 def _short(part: str) -> list[str]:
+    part = re.sub(r"^\*\*Minutes:\*\*.*$", "", part, flags=re.M)
     head = re.match(r"#.*", part)
     heading = f"{head[0]}\n\n" if head else ""
     found = [""]
@@ -105,7 +113,7 @@ def _short(part: str) -> list[str]:
         if found[-1] and len(f"{found[-1]} {paragraph}".split()) > WORDS:
             found.append("")
         found[-1] = f"{found[-1]}\n\n{paragraph}".strip()
-    return [heading + piece for piece in found]
+    return [(heading + piece).strip() for piece in found if heading or piece]
 
 
 def is_left_out(cell: nbformat.NotebookNode) -> bool:
@@ -115,31 +123,33 @@ def is_left_out(cell: nbformat.NotebookNode) -> bool:
 
 def deck(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The slides of `notebook`, whose outputs are HTML already: cells with the `slideshow` metadata that nbconvert reads."""
-    cells, section = [], ""
+    cells, section, begun = [], "", ""
     for cell in notebook.cells:
         own = cell.metadata.get("slideshow", {}).get("slide_type")
         if own == "skip" or (cell.cell_type == "code" and is_left_out(cell)):
             continue
         if cell.cell_type == "code":
-            cells += _shown(cell, section, own)
+            cells += _shown(cell, section, own or ("subslide" if begun == section else "slide"))
+            begun = section
             continue
         for i, piece in enumerate(pieces(cell.source)):
-            head = re.match(r"(#+) (.+)", piece)
-            starts = head and len(head[1]) < 3 and head[2] != section
+            head = re.fullmatch(r"(#+) (.+?)(\n.*)?", piece, flags=re.S)
             section = head[2] if head and len(head[1]) < 3 else section
+            if head and not head[3]:  # nothing but a heading: it stands over what follows
+                continue
             again = "" if head else f"### {section}\n\n"
-            kind = (own if i == 0 else None) or ("slide" if starts else "subslide")
+            kind = (own if i == 0 else None) or ("subslide" if begun == section else "slide")
             cells.append(_cell(nbformat.v4.new_markdown_cell(again + piece), kind))
+            begun = section
     return nbformat.v4.new_notebook(cells=cells, metadata={**notebook.metadata, "title": book.title(notebook)})
 
 
-def _shown(cell, section: str, own: str | None) -> list[nbformat.NotebookNode]:
+def _shown(cell, section: str, kind: str) -> list[nbformat.NotebookNode]:
     """A code cell under its section's name: what it leaves, and its code where that is no figure."""
     cell.metadata.pop("slideshow", None)
     if any(FIGURE in output.get("data", {}).get("text/html", "") for output in cell.outputs):
         cell.metadata["transient"] = {"remove_source": True}
-    head = nbformat.v4.new_markdown_cell(f"### {section}")
-    return [_cell(head, own or "subslide"), _cell(cell, "-")]
+    return [_cell(nbformat.v4.new_markdown_cell(f"### {section}"), kind), _cell(cell, "-")]
 
 
 def _cell(cell, kind: str) -> nbformat.NotebookNode:

@@ -74,6 +74,14 @@ def test_a_slide_begins_at_headings_at_outputs_and_at_what_to_look_for():
     assert found[3].metadata.transient.remove_source and "transient" not in found[7].metadata
 
 
+def test_a_heading_alone_stands_over_the_figure_that_follows():
+    shown = code("1", outputs=[nbformat.v4.new_output("stream", text="1\n")])
+    cells = slides.deck(nbformat.v4.new_notebook(cells=[words("# A\n\nText.\n\n## B"), shown])).cells
+    assert [(cell.metadata.slideshow.slide_type, cell.source) for cell in cells] == [
+        *(("slide", "# A\n\nText."), ("slide", "### B"), ("-", "1"))
+    ]
+
+
 def test_long_prose_is_cut_between_paragraphs_under_the_same_heading():
     paragraph = "word " * (slides.WORDS - 30)
     assert [piece[:6] for piece in slides.pieces(f"## Long\n\n{paragraph}\n\n{paragraph}")] == ["## Lon"] * 2
@@ -95,8 +103,12 @@ def test_the_show_opens_without_a_network_draws_its_figure_and_sets_its_tex(made
         page.keyboard.press("ArrowRight")
         page.keyboard.press("ArrowDown")
         page.wait_for_selector("section.present section.present[data-filled=yes] .main-svg", timeout=60_000)
-        figure = page.locator("section.present section.present .plotly-graph-div").bounding_box()
+        figure, drawn = (
+            page.locator(f"section.present section.present {part}").first.bounding_box()
+            for part in (".plotly-graph-div", ".main-svg")
+        )
         chromium.close()
     assert figure["width"] > 1000 and 400 < figure["height"] < 760
+    assert figure["height"] == pytest.approx(drawn["height"], abs=2), "the figure is cut off"
     beside = made[1].parent.as_uri()
     assert [url for url in asked if not url.startswith((beside, "data:", "blob:"))] == [] and wrong == []
