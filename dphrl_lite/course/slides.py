@@ -117,8 +117,9 @@ def _short(part: str) -> list[str]:
 
 
 def is_left_out(cell: nbformat.NotebookNode) -> bool:
-    """Whether a code cell has nothing for an audience: an exercise's dots, a count of answers, or no output."""
-    return "exercise" in cell.metadata or "check.progress" in cell.source or not cell.outputs
+    """Whether a code cell has nothing for an audience: an exercise's dots, a count of answers, or nothing to be seen."""
+    seen = any(output.get("data", {}).get("text/html", "...") for output in cell.outputs)  # a finished bar is empty
+    return "exercise" in cell.metadata or "check.progress" in cell.source or not seen
 
 
 def deck(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
