@@ -1,7 +1,7 @@
 """Slides of five notebooks for who teaches, with figures that can be zoomed, without Python or network (`make slides`).
 
 Here: what becomes a slide, and how a slide is filled. Not here: running the notebooks, and figures as HTML (`book`, whose
-kept outputs are used); turning cells into pages (nbconvert); the show itself (reveal.js, in the folder `reveal`).
+kept outputs are used); turning cells into pages (nbconvert); the show itself (reveal.js 6.0.2, MIT, from npm, in `reveal`).
 
 A slide begins at every heading, at every figure, table or text that code leaves, at every "What to look for", and where more
 than `WORDS` words would stand on one. A cell's `slideshow` metadata, as JupyterLab sets it, goes before that.
