@@ -39,7 +39,7 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: test-gpu help lab renew test book pictures solutions frontier class lint format doctor constraints clean again
+.PHONY: test-gpu help lab renew test book slides handout pictures solutions frontier class lint format doctor constraints clean again
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -124,6 +124,12 @@ format: $(INSTALLED) ## put style right and strip the notebooks' outputs
 
 book: $(INSTALLED) ## make the static edition of all notebooks in book/, executed (QUICK=1: at the tests' small sizes)
 	@$(RUN) -m dphrl_lite.course.book $(if $(QUICK),--quick)
+
+slides: $(INSTALLED) ## make slides of notebooks 00, 01, 03, 06 and 08 in slides/: live figures, no network (QUICK=1: at small sizes)
+	@$(RUN) -m dphrl_lite.course.slides $(if $(QUICK),--quick)
+
+handout: $(INSTALLED) ## make the one-page handout as HTML and, with Chromium, as PDF in handout/
+	@$(RUN) -m dphrl_lite.course.handout
 
 pictures: $(INSTALLED) ## make README's pictures again, in notebooks/images (needs Chromium)
 	@DPHRL_REQUIRE_BROWSER=1 DPHRL_SCREENSHOTS=notebooks/images $(RUN) -m pytest tests/browser/test_pictures.py

@@ -45,7 +45,7 @@ from dphrl_lite.engine import decoding, devices, graphs, loading
 from dphrl_lite.engine.logprobs import collate, token_logps
 from dphrl_lite.metrics import peak_memory_gb
 from dphrl_lite.sampling import Completion, generate
-from dphrl_lite.scale import memory
+from dphrl_lite.scale import costs, memory
 from dphrl_lite.tasks import Problem, Task, Verdict
 
 PROBLEMS, SAMPLES, RANK = 2, 4, 16
@@ -160,19 +160,6 @@ class Clock:
                 torch.cuda.reset_peak_memory_stats()
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
-    """Floating-point operations a second of a large product, median of 10."""
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    seconds = []
-    for _ in range(13):
-        started = time.perf_counter()
-        a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return 2 * size**3 / statistics.median(seconds[3:])
-
-
 def made_up(policy, prompts, samples: int, *, seeds, max_new_tokens: int, **_) -> list[list[Completion]]:
     """In place of `generate`: completions of random tokens, with the log-probs that the training forward gives them."""
     groups = []
@@ -263,7 +250,7 @@ class Bench:
         tokens = PROBLEMS * SAMPLES * (self.prompt + self.longest)
         self.shape = {"problems_per_step": PROBLEMS, "samples": SAMPLES, "rehearsal_per_step": PROBLEMS * SAMPLES}
         self.shape |= {"minibatches": 1, "max_new_tokens": self.longest, "microbatch_tokens": tokens}
-        self.rate = matrix_rate(self.plan.device, self.plan.dtype, matrix)
+        self.rate = costs.matrix_rate(self.plan.device, self.plan.dtype, matrix)
         self.policy = build(self.plan)
         self.problems, self.parts = prepare(self.policy, self.prompt, self.longest)
         trained = [(name, p) for name, p in self.policy.model.named_parameters() if p.requires_grad]

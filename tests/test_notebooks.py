@@ -94,3 +94,9 @@ def test_the_tables_of_notebooks_tell_the_minutes_that_the_notebooks_tell(table)
     words = prose("00_start_here.ipynb") if table.endswith(".ipynb") else (ROOT / table).read_text()
     told = {name[:2]: MINUTES.search(head(name))[1] for name in NAMES}
     assert dict(ROW.findall(words)) == told
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name[:2] in ("06", "08")])
+def test_figures_stand_in_one_column_where_a_window_is_narrow(name):  # `widgets.Plot` does that
+    for cell in BOOKS[name].cells:
+        assert cell.cell_type != "code" or not re.search(r"^figures\.", cell.source, flags=re.M), cell.source

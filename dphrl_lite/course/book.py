@@ -40,8 +40,7 @@ LIVE = (
     "the README names."
 )
 
-TEMPLATE = """
-{% extends 'lab/index.html.j2' %}
+LOADED = """
 {% block html_head_js_requirejs %}<script src="plotly.min.js"></script><script src="book.js"></script>{% endblock %}
 {% block jupyter_widgets %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
@@ -60,8 +59,12 @@ MathJax.Hub.Config({
 <script src="mathjax/MathJax.js?config=TeX-AMS-MML_HTMLorMML-full"></script>
 {% endblock %}
 {% block html_head_css %}<link rel="stylesheet" href="book.css">{% endblock %}
-{% block body_header %}{{ super() }}{{ resources.navigation }}{% endblock %}
-{% block body_footer %}{{ resources.navigation }}{{ super() }}{% endblock %}
+"""
+TEMPLATE = f"""
+{{% extends 'lab/index.html.j2' %}}
+{LOADED}
+{{% block body_header %}}{{{{ super() }}}}{{{{ resources.navigation }}}}{{% endblock %}}
+{{% block body_footer %}}{{{{ resources.navigation }}}}{{{{ super() }}}}{{% endblock %}}
 """
 STYLE = """
 main { max-width: 1080px; margin: 0 auto; padding: 0 12px 40px; }
@@ -109,13 +112,14 @@ def digest(*parts: bytes) -> str:
 
 
 def logic() -> str:
-    """A `digest` of all that outputs depend on beside the notebooks: the package without this file, the data, versions."""
+    """A `digest` of all that outputs depend on beside the notebooks: the package without what only shows, the data, versions."""
     files = [
         REPOSITORY / "constraints.txt",
         *(REPOSITORY / "dphrl_lite").rglob("*.py"),
         *(f for f in (REPOSITORY / "data").rglob("*") if f.is_file()),
     ]
-    return digest(*(path.read_bytes() for path in sorted(files) if path != Path(__file__).resolve()))
+    shows = {Path(__file__).resolve().with_name(name) for name in ("book.py", "slides.py", "handout.py")}
+    return digest(*(path.read_bytes() for path in sorted(files) if path not in shows))
 
 
 def places(books: dict[str, nbformat.NotebookNode], cache: Path) -> dict[str, Path]:
@@ -286,6 +290,24 @@ def write_page(notebook: nbformat.NotebookNode, name: str, folder: Path, out: Pa
     (out / f"{name}.html").write_text(text, encoding="utf-8")
 
 
+def ran(
+    quick: bool = False, folder: Path = NOTEBOOKS, cache: Path | None = None, last: str = ""
+) -> dict[str, nbformat.NotebookNode]:
+    """The notebooks and texts of `folder` by name, with all that they show as HTML; those after the notebook `last` not run.
+
+    Outputs are kept in `cache`: what has not changed since is not run again. Raises as `build`.
+    """
+    books, before = {path.stem: read(path, quick) for path in sources(folder)}, None
+    wanted = places(books, current(cache or CACHE, "-quick" if quick else "-full"))
+    for i, (name, place) in enumerate(wanted.items(), 1):
+        print(f"[{i}/{len(books)}] {name}", flush=True)
+        books[name] = plain(executed(books[name], place, before))
+        before = place if place.is_dir() else before
+        if name == last:
+            break
+    return books
+
+
 def build(out: Path, quick: bool = False, folder: Path = NOTEBOOKS, cache: Path | None = None) -> list[Path]:
     """Make the book of the notebooks in `folder` and return its pages; what is in `out` already is replaced page by page.
 
@@ -295,13 +317,7 @@ def build(out: Path, quick: bool = False, folder: Path = NOTEBOOKS, cache: Path 
     Raises:
         RuntimeError: a cell of a notebook fails. Notebooks before it are kept and not run again.
     """
-    cache = current(cache or CACHE, "-quick" if quick else "-full")
-    paths = sources(folder)
-    books, ran = {path.stem: read(path, quick) for path in paths}, None
-    for i, (name, place) in enumerate(places(books, cache).items(), 1):
-        print(f"[{i}/{len(paths)}] {name}", flush=True)
-        books[name] = plain(executed(books[name], place, ran))
-        ran = place if place.is_dir() else ran
+    paths, books = sources(folder), ran(quick, folder, cache)
     out.mkdir(parents=True, exist_ok=True)
     write_library(out)
     titles = {name: title(notebook) for name, notebook in books.items()}

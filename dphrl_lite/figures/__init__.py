@@ -13,6 +13,7 @@ from dphrl_lite.figures.analysis import (
     solved_flow,
     swept,
 )
+from dphrl_lite.figures.classroom import class_progress
 from dphrl_lite.figures.debate import beside_paper, exchanges, guessing, levers, off_target, own_front, rungs
 from dphrl_lite.figures.dynamics import answer_mass, collapse_lab, hybrid_split, optima, pass_over_time, strength_front
 from dphrl_lite.figures.estimates import clamp_curves, estimator_bars, estimator_table, filtering_curves

@@ -29,6 +29,7 @@ from dphrl_lite.errors import lookup
 from dphrl_lite.models import Outline, Policy, outline, tokenizer
 from dphrl_lite.objectives import METHODS
 from dphrl_lite.sampling import rows_at_once
+from dphrl_lite.scale import costs
 from dphrl_lite.tasks import Problem
 from dphrl_lite.training import TrainConfig
 
@@ -178,12 +179,12 @@ def check(
     nf4: bool = False,
     anyway: bool = False,
 ) -> str:
-    """The table of `plan` as text, with what is there and, where that will not do, what to change.
+    """The table of `plan` as text, with what is there and, where that will not do, what to change; then the run's hours.
 
     Args:
         name: the model, as `models.load` takes it.
         config: the run's settings.
-        problems: of which the longest prompt counts.
+        problems: of which the longest prompt counts; where only sampled, all are counted for the hours.
         training: False for what sampling alone needs.
         nf4: as for `models.load`.
         anyway: do not refuse.
@@ -204,7 +205,20 @@ def check(
     text = _shown(table, free)
     if need.max() > free * (1 + ERROR) and not anyway:
         raise MemoryError(f"{text}. Or --anyway")
-    return text
+    return f"{text}\n{_hours(made, config, len(problems), tokens, training)}"
+
+
+def _hours(made: Outline, config: TrainConfig, problems: int, prompt_tokens: int, training: bool) -> str:
+    """What `costs.told` says of a run, or of drawing alone."""
+    asked, steps = (config.problems_per_step, config.steps) if training else (problems, 1)
+    longest = config.max_new_tokens or made.profile.max_new_tokens
+    batch = costs.Batch(asked, config.samples, prompt_tokens, longest, config.rehearsal_per_step)
+    shape, adapter = Shape.of(made.model), made.profile.lora_rank
+    parts = costs.flops(config.method, steps * shape.parameters, batch, "qlora" if adapter else "full")
+    what = f"{steps} steps" if training else f"{problems} problems"
+    rows = min(config.problems_per_step * config.samples, rows_at_once(made.model, prompt_tokens + longest))
+    parts = parts if training else {"sampling": parts["sampling"]}
+    return costs.told(parts, costs.matrix_rate(made.device, made.dtype), rows, what, made.device.type)
 
 
 def on_card(card: str, name: str = "qlora-7b", config: TrainConfig | None = None, prompt_tokens: int = 256) -> str:

@@ -193,6 +193,7 @@ class CountsLab(Live):
         error = f"<p style='color:#B00020'>{escape(self.error)}</p>" if self.error else ""
         if self.counts is None:
             return [error or "<p>Name a file or a folder, or upload a table with the columns n and c.</p>"]
+        self.controls["k"].disabled = base == trained  # nothing to compare
         pair = {name: self._models()[name] for name in (base, trained)}
         flow, crossing, lines = [], None, [_words(name, out) for name, out in pair.items()]
         if base != trained:

@@ -177,14 +177,14 @@ class TrainingLab(TrainingDashboard):
         self._status = status
         self.redraw()
 
-    def _build(self, family, method, **_values) -> tuple[str, go.Figure, go.Figure]:
+    def _build(self, family, method, steps, **_values) -> tuple[str, go.Figure, go.Figure]:
         name, running = self.run_settings()[0], self.thread is not None
         has_log = (self.folder(name) / training.LOG).is_file()
         if has_log:
             self.folders[name] = self.folder(name)
         self.start.description = "Continue" if has_log else "Start"
         self.start.disabled, self.stop.disabled, self.reset.disabled = running, not running, running or not has_log
-        summary = f"<b>{escape(name)}</b>: {escape(METHODS[method].summary)}"
+        summary = f"<b>{escape(name)}</b>, {steps} steps in all: {escape(METHODS[method].summary)}"
         status = f"<div aria-live='polite' style='white-space:pre-wrap'>{summary}\n{escape(self._status)}</div>"
         return status, super()._build(), self._pass_at_k(family)
 

@@ -186,6 +186,12 @@ ALSO = {
         a_table_of_ones_own_is_uploaded,
     ],
 }
+# controls that rightly change nothing where `checker` comes to them: its sliders stand at their beginning by then
+IDLE = {
+    ("03", "Divergence"): "strength 0, at which no divergence acts: the title says so",
+    ("05", "rehearse D_exp's right answers too"): "at threshold 1 no problem is in D_exp",
+    ("06", "Refresh"): "no run elsewhere has written anything",
+}
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
 
@@ -201,6 +207,8 @@ def test_a_notebook_runs_and_each_of_its_controls_works(notebook, name):
     report = checker.read(notebook)
     notebook.picture(name)
     for idle in report.idle:
+        if any(name.startswith(number) and f"{control!r}" in idle for number, control in IDLE):
+            continue
         warnings.warn(f"{name}, {idle} changes nothing that is seen", stacklevel=1)
     assert report.problems == []
     assert report.moved or "widgets." not in (notebook.lab.folder / f"{name}.ipynb").read_text()

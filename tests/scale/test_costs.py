@@ -1,6 +1,10 @@
 """The arithmetic of a step's cost, by hand."""
 
+import re
+from pathlib import Path
+
 import pytest
+import torch
 
 from dphrl_lite import presampling
 from dphrl_lite.scale import costs
@@ -56,3 +60,28 @@ def test_bytes_per_token_is_measured(tiny, countdown, few_problems, tmp_path):
     table = presampling.sample(tiny, countdown, few_problems, 2, out=tmp_path, problems_per_shard=20, progress=False)
     stored = sum(path.stat().st_size for path in tmp_path.glob("*.parquet"))
     assert costs.bytes_per_token(tmp_path) == stored / sum(map(len, table["token_ids"]))
+
+
+def test_a_run_is_told_in_hours_with_what_they_were_reckoned_from_and_where_to_reckon_anew():
+    text = costs.told({"sampling": 3.6e15, "training": 3.6e15}, rate=1e12, rows=64, what="10 steps")
+    assert "about 22.5 hours for 10 steps, 89% of them drawing" in text
+    assert "1 TFLOP/s (measured now) and 5.0% of it drawing, 40% training" in text
+    notebook = re.search(r"notebooks/\S+", text)[0]
+    assert "cost_lab" in (Path(__file__).parents[2] / notebook).read_text()
+
+
+def test_few_rows_draw_no_faster_than_many_and_drawing_alone_trains_nothing():
+    text = costs.told({"sampling": 3.6e15}, rate=1e12, rows=8, what="5 problems")
+    assert "cpu" not in text.lower() and "tiny model on a CPU" in costs.told({"sampling": 1.0}, 1e12, 8, "1", "cpu")
+    assert "about 160.0 hours" in text and "training" not in text
+
+
+def test_a_step_at_7b_is_reckoned_near_what_it_took():
+    """docs/gpu.md: 2 x 4 and 8 rehearsed answers of 64 + 960 tokens, 19.8 s on an H200 that multiplied at 781 TFLOP/s."""
+    parts = costs.flops("dph-js", 7.6e9, costs.Batch(2, 4, 64, 960, 8))
+    spent = costs.hours(parts, 781e12, costs.BUSY, costs.BUSY_SAMPLING["cuda"] * 8 / costs.ROWS)
+    assert 3600 * sum(spent.values()) == pytest.approx(19.8, rel=0.5)
+
+
+def test_a_machine_s_rate_is_that_of_a_matrix_product():
+    assert 1e8 < costs.matrix_rate(torch.device("cpu"), torch.float32, size=128) < 1e14

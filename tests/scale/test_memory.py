@@ -113,6 +113,8 @@ def test_a_7b_model_is_meant_for_16_gb():
 def test_what_does_not_fit_is_refused_with_the_settings_that_help(monkeypatch):
     config, asked = TrainConfig("dph-js"), problems("cd3", 4)
     assert "needed at most" in memory.check("tiny", config, asked)
+    assert "hours for 60 steps" in memory.check("tiny", config, asked)
+    assert "hours for 4 problems" in memory.check("tiny", config, asked, training=False)
     need = memory.peak_gb(memory.plan("tiny", config, prompt_tokens=7)).max()
     monkeypatch.setattr(memory, "free_gb", lambda device: need)
     assert "may not fit" in memory.check("tiny", config, asked)

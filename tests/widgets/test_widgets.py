@@ -217,9 +217,9 @@ def test_counts_lab_draws_an_uploaded_table_of_two_models():
 def test_counts_lab_with_one_model_has_no_flow():
     lab = widgets.CountsLab()
     lab.controls["upload"].value = uploaded(pd.DataFrame({"n": [4, 4], "c": [1, 4]}))
-    assert len(lab.figures) == 3
+    assert len(lab.figures) == 3 and lab.controls["k"].disabled
     lab.controls["upload"].value = uploaded(counts_of("old", "new"))
-    assert len(lab.figures) == len(lab.plots.children) == 4
+    assert len(lab.figures) == len(lab.plots.children) == 4 and not lab.controls["k"].disabled
     other = counts_of("old", "new").iloc[:-1]
     lab.controls["upload"].value = uploaded(other)
     assert len(lab.figures) == 3

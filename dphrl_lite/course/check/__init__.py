@@ -128,31 +128,38 @@ def require(exercise: str, given) -> Result:
 
 
 def progress(notebook: str) -> str:
-    """How many exercises of a notebook, such as "01", have been answered in this session."""
+    """How many exercises of a notebook, such as "01", have been answered in this session; a line that `collected` reads."""
     names = [name for name in checks(notebook) if name.startswith(f"{notebook}-")]
-    right = [name for name in names if _given.get(name)]
-    open_ones = ", ".join(name for name in names if name not in right)
-    done = f"; still open: {open_ones}." if open_ones else ". All done."
-    return _Line(f"Exercises of notebook {notebook}: {len(right)} of {len(names)} right{done}")
+    open_ones = [name.partition("-")[2] for name in names if not _given.get(name)]
+    rest = f", open: {' '.join(open_ones)}." if open_ones else "."
+    return _Line(f"Notebook {notebook}: {len(names) - len(open_ones)} of {len(names)} right{rest}")
+
+
+_GAP = r"[\s>*_`'\"]*"  # what a chat, a mail or a spreadsheet puts between words: new lines, quotes, bold
+_PROGRESS = re.compile(
+    rf"notebook{_GAP}(\d+){_GAP}:{_GAP}(\d+){_GAP}of{_GAP}(\d+){_GAP}right(?:[.,;\s>]*(?:still\s*)?open{_GAP}:((?:[\s>,]*[\d-]+)+))?",
+    re.I,
+)
+_VOTE = re.compile(r"\bvote\s*:(.+)$", re.M | re.I)
 
 
 def collected(text: str) -> pd.DataFrame:
     """What a class has pasted: a row for each line of `progress`, and one for each "vote: ..." found in `text`.
 
+    Names and times before a line, quotes around it, capitals, and lines that a chat has broken do no harm.
+
     Returns:
         Columns notebook, right, of, open (the exercises that are left, a list) and vote; what a line does not say is missing.
     """
-    lines = re.finditer(r"Exercises of notebook (\S+): (\d+) of (\d+) right(?:; still open: ([^.\n]*))?", text)
-    rows = [
-        {
-            "notebook": n,
-            "right": int(right),
-            "of": int(of),
-            "open": (left or "").replace(" ", "").split(",") if left else [],
-        }
-        for n, right, of, left in (line.groups() for line in lines)
-    ]
-    rows += [{"vote": vote.strip()} for vote in re.findall(r"^\s*vote:(.+)$", text, flags=re.M | re.I)]
+    rows = []
+    for notebook, right, of, left in (line.groups("") for line in _PROGRESS.finditer(text)):
+        numbers = re.findall(r"(?:\d+-)?(\d+)", left)[
+            : int(of) - int(right)
+        ]  # what follows may be the next line's time
+        open_ones = [f"{notebook}-{number}" for number in numbers]
+        rows.append({"notebook": notebook, "right": int(right), "of": int(of), "open": open_ones})
+    votes = (" ".join(vote.split()).strip(" .!'\"`*_").casefold() for vote in _VOTE.findall(text))
+    rows += [{"vote": vote} for vote in votes if vote]
     return pd.DataFrame(rows, columns=["notebook", "right", "of", "open", "vote"])
 
 

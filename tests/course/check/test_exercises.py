@@ -113,9 +113,9 @@ def test_a_solution_that_is_wrong_is_an_error():
 def test_progress_counts_the_latest_answer():
     total = sum(name.startswith("01-") for name in check.checks())
     check.answer("01-1", "forward_kl")
-    assert check.progress("01").startswith(f"Exercises of notebook 01: 1 of {total} right")
+    assert check.progress("01").startswith(f"Notebook 01: 1 of {total} right")
     check.answer("01-1", "js")
-    assert check.progress("01").startswith(f"Exercises of notebook 01: 0 of {total} right")
+    assert check.progress("01").startswith(f"Notebook 01: 0 of {total} right")
 
 
 def test_unknown_exercises_are_an_error():
@@ -165,16 +165,31 @@ def test_an_exercise_without_check_or_solution_is_refused(change):
 
 def test_the_lines_of_a_class_are_collected(monkeypatch):
     monkeypatch.setattr(check, "_given", {})
-    lines = [
-        str(check.progress("06")),
-        "Ada: Exercises of notebook 01: 3 of 3 right. All done.",
-        "vote: dph-js",
-        "noise",
-    ]
+    lines = [str(check.progress("06")), "Ada: Notebook 01: 3 of 3 right.", "vote: dph-js", "noise"]
     table = check.collected("\n".join(lines))
     assert table["notebook"].tolist()[:2] == ["06", "01"]
     assert table["right"].tolist()[:2] == [0, 3]
-    assert (
-        table["open"][0] == [name for name in check.checks("06") if name.startswith("06-")] and table["open"][1] == []
-    )
+    every = [name for name in check.checks("06") if name.startswith("06-")]
+    assert table["open"].tolist()[:2] == [every, []]
     assert table["vote"].dropna().tolist() == ["dph-js"]
+
+
+@pytest.mark.parametrize("pasted", ["{}", "'{}'", '"{}"', "> {}", "10:31 Ada: {}", "*{}*", "\t{}  ", "CAPITALS"])
+def test_a_pasted_line_survives_a_chat(pasted):
+    line = "Notebook 06: 7 of 9 right, open: 4 9."
+    said = line.upper() if pasted == "CAPITALS" else pasted.format(line)
+    for text in (said, said.replace(" ", "\u00a0"), said.replace(" of ", "\n> of "), said.replace(" 9.", "\r\n9.")):
+        (row,) = check.collected(f"{text}\n10:32 Bob: hello 5").itertuples()
+        assert (row.notebook, row.right, row.of, row.open) == ("06", 7, 9, ["06-4", "06-9"])
+
+
+def test_a_line_is_short_and_the_next_line_s_time_is_no_exercise(monkeypatch):
+    monkeypatch.setattr(check, "_given", {})
+    assert max(len(str(check.progress(f"{n:02d}"))) for n in range(1, 9)) < 80
+    (row,) = check.collected("Notebook 03: 5 of 6 right, open: 2\n10:32 Bob: hello").itertuples()
+    assert row.open == ["03-2"]
+
+
+def test_votes_are_counted_whatever_their_quotes_and_capitals():
+    table = check.collected("vote: dph-js\nVote : DPH-JS.\n> vote: 'dph-js'\n10:31 Ada: vote: reverse  KL\nvote:\n")
+    assert table["vote"].value_counts().to_dict() == {"dph-js": 3, "reverse kl": 1}
