@@ -20,7 +20,7 @@ _ESTIMATORS = {"unbiased": ("#0072B2", "solid"), "with replacement": ("#D55E00",
 
 
 def estimator_errors(errors: pd.DataFrame, n: int) -> go.Figure:
-    """Bias and standard deviation of each estimator of Pass@k against k. `errors`: `passk.estimator_errors` with this `n`."""
+    """Bias and standard deviation of each estimator of Pass@k against k. `errors`: of `lab.guessing.estimator_errors`, at `n`."""
     panels = ["bias: expected minus true", "standard deviation of the mean"]
     figure = make_subplots(cols=2, horizontal_spacing=0.12, subplot_titles=panels)
     for name, part in errors.groupby("estimator", sort=False):
