@@ -99,10 +99,11 @@ endef
 # which room may import which: [tool.importlinter] in pyproject.toml
 ARROWS = $(if $(shell grep -F '[tool.importlinter' pyproject.toml),$(VENV)/bin/lint-imports --no-cache,true)
 
-# on two cores: the next test goes to whichever is free
+# on two cores: neighbours share what they build, and who is done takes from the other
 SHARED := -n 2 --dist worksteal
-# one thread each, because the students' and the solutions edition run side by side
-NBMAKE = OMP_NUM_THREADS=1 $(RUN) -m pytest --nbmake --nbmake-timeout=900
+# side by side, with one thread each: the students' edition, kept as pages for the browser stage, and that of solutions
+STUDENTS = OMP_NUM_THREADS=1 $(RUN) -m dphrl_lite.course.book --quick --out build/quick-book
+SOLUTIONS = OMP_NUM_THREADS=1 $(RUN) -m pytest --nbmake --nbmake-timeout=900 notebooks/solutions
 
 test: export HF_HUB_OFFLINE = 1
 test: export TOKENIZERS_PARALLELISM = false
@@ -110,8 +111,8 @@ test: $(INSTALLED) ## run everything that continuous integration runs
 	$(call stage,1,style,$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(ARROWS))
 	$(call stage,2,tests,$(RUN) -m pytest tests --ignore=tests/browser $(SHARED))
 	$(call stage,3,notebooks carry no outputs,$(RUN) -m nbstripout --verify --keep-id $(NOTEBOOKS))
-	$(call stage,4,notebooks run,$(NBMAKE) $(wildcard notebooks/*.ipynb) & students=$$!; trap "kill $$students" INT TERM; $(NBMAKE) notebooks/solutions; solutions=$$?; wait $$students && [ $$solutions = 0 ])
-	$(call stage,5,browser,$(RUN) -m pytest tests/browser -rs $(SHARED))
+	$(call stage,4,notebooks run,rm -rf build/book/*-quick; $(STUDENTS) & students=$$!; trap "kill $$students" INT TERM; $(SOLUTIONS); solutions=$$?; wait $$students && [ $$solutions = 0 ])
+	$(call stage,5,browser,$(RUN) -m pytest tests/browser -rs -n 2 --dist loadgroup)
 	@printf '\nmake test: %s\n' "$$($(RUN) -c 'from dphrl_lite.doctor import find_browser as found; \
 	  print("all 5 stages passed" if found() else "stages 1 to 4 passed; stage 5 (browser) was SKIPPED: no Chromium or Chrome here")')"
 

@@ -59,7 +59,7 @@ def task_and_problems(tiny: bool, count: int):
 
 
 def run(name: str, held: dict, settings: dict) -> tuple:
-    """Load, sample, train; the outline of the model and the length of the longest prompt."""
+    """Load, sample, train; the plan of the model and the length of the longest prompt."""
     from dphrl_lite import models, presampling, training
 
     policy = models.load(name, **held)

@@ -94,7 +94,7 @@ class EveryOther(Task):
         return Verdict(right, completion, "by its place")
 
 
-def build(plan: models.Outline) -> models.Policy:
+def build(plan: models.LoadPlan) -> models.Policy:
     """The model of `plan` with random weights, a matrix at a time, and a fresh adapter."""
     from bitsandbytes.nn import Linear4bit, Params4bit
 
@@ -122,18 +122,18 @@ def build(plan: models.Outline) -> models.Policy:
     return models.Policy(model, Numbers(model.config.vocab_size), "qlora-7b", list(plan.reasons), adapter=True)
 
 
-def outline(size: str) -> models.Outline:
+def plan_load(size: str) -> models.LoadPlan:
     """What is built, on this machine's device."""
     sizes = SIZES[size][0]
     if sizes is None:
-        return models.outline("qlora-7b")
+        return models.plan_load("qlora-7b")
     from transformers import Qwen2Config
 
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     config = Qwen2Config(**dict(zip((*names, "num_key_value_heads"), sizes, strict=True)), tie_word_embeddings=False)
     empty = loading.without_weights(config)
     device, dtype, reasons = devices.choose()
-    return models.Outline(models.Profile("", "", True, RANK), None, empty.to(dtype), device, dtype, reasons)
+    return models.LoadPlan(models.Profile("", "", True, RANK), None, empty.to(dtype), device, dtype, reasons)
 
 
 class Clock:
@@ -242,7 +242,7 @@ class Bench:
     """The model, its problems and the run's shape, and one method for each part."""
 
     def __init__(self, size: str, methods: list[str], steps: int):
-        self.size, self.methods, self.steps, self.plan = size, methods, steps, outline(size)
+        self.size, self.methods, self.steps, self.plan = size, methods, steps, plan_load(size)
         if size == "7b" and self.plan.device.type != "cuda":
             raise SystemExit("7B needs a GPU, and torch finds none: --size tiny runs the same code on a CPU")
         _, self.prompt, self.longest, matrix = SIZES[size]
@@ -377,7 +377,7 @@ class Bench:
     def _measure(self, method: str, draw) -> dict:
         self.start_anew()
         row = measure(self.policy, self.problems, self.parts, method, self.steps, self.shape, self.rate, draw)
-        table = memory.plan(outline(self.size), training.TrainConfig(method, **self.shape), prompt_tokens=self.prompt)
+        table = memory.plan(plan_load(self.size), training.TrainConfig(method, **self.shape), prompt_tokens=self.prompt)
         reckoned = memory.peak_gb(table)
         row |= {"peak_gb": max(row["sampling_gb"], row["update_gb"]), "reckoned_gb": reckoned.max()}
         row |= {"reckoned_phases": reckoned.round(3).to_dict()}

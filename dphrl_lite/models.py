@@ -232,7 +232,7 @@ def _adapter_off(model):
 
 
 @dataclass(frozen=True)
-class Outline:
+class LoadPlan:
     """What `load` makes of a name, before any weight is read: the model on the meta device, where, in what, and why."""
 
     profile: Profile
@@ -243,14 +243,14 @@ class Outline:
     reasons: list[str]
 
 
-def outline(
+def plan_load(
     name: str | Path,
     *,
     device: str | None = None,
     dtype: torch.dtype | None = None,
     nf4: bool = False,
     lora_rank: int = 0,
-) -> Outline:
+) -> LoadPlan:
     """What `load` would make of the same arguments, from the configuration alone. Raises as `load` does."""
     name = str(name)
     profile = PROFILES.get(name) or Profile(_source(name), "")
@@ -268,7 +268,7 @@ def outline(
         config = profile.config()
     empty = loading.without_weights(config)
     where, kind, reasons = devices.place(empty.num_parameters(), not rank, nf4, device, dtype)
-    return Outline(profile, adapter, empty.to(kind), where, kind, reasons)
+    return LoadPlan(profile, adapter, empty.to(kind), where, kind, reasons)
 
 
 def settle_threads(model: torch.nn.Module):
@@ -299,7 +299,7 @@ def load(
         FileNotFoundError: the folder, or the shipped model, is not there or holds no model.
         ImportError: nf4 or LoRA asked for and bitsandbytes or peft missing, with the command that installs them.
     """
-    plan = outline(name, device=device, dtype=dtype, nf4=nf4, lora_rank=lora_rank)
+    plan = plan_load(name, device=device, dtype=dtype, nf4=nf4, lora_rank=lora_rank)
     profile, rank, reasons = plan.profile, plan.profile.lora_rank, list(plan.reasons)
     with _explained(profile):
         model = loading.from_pretrained(profile.source, profile.nf4, plan.device, plan.dtype)

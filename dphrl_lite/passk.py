@@ -1,18 +1,28 @@
 """From outcomes (who solved what, how often) to Pass@k, Cover@tau and keep / forget / gain. Knows nothing of models.
 
+Not here: estimators that mislead, and models that guess (`lab.guessing`); tables that others made (`study.counts`).
+
 Source of the estimator: Chen et al. 2021, "Evaluating Large Language Models Trained on Code" (arXiv 2107.03374), eq. 1.
 """
 
-import io
 import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from importlib import import_module
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
+
+_ROOM_OF = dict.fromkeys(("with_replacement", "with_guesses", "estimator_errors"), "lab.guessing")
+_ROOM_OF |= dict.fromkeys(("read_counts", "by_model"), "study.counts")
+
+
+def __getattr__(name: str):
+    """What is beside the estimator, `passk.read_counts` and the like, is found in its room, and loaded then only."""
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"dphrl_lite.{_ROOM_OF[name]}"), name)
 
 
 def pass_at_k(n, c, k) -> np.ndarray | float:
@@ -43,84 +53,6 @@ def pass_at_k(n, c, k) -> np.ndarray | float:
         factor = np.clip(n - c - i, 0, None) / np.maximum(n - i, 1)
         none_correct = np.where(i < k, none_correct * factor, none_correct)
     return (1.0 - none_correct)[()]
-
-
-def with_replacement(n, c, k) -> np.ndarray | float:
-    """The plug-in Pass@k = 1 - (1 - c/n)^k, as if the k were drawn from the n samples with replacement: too low on average.
-
-    1 - (1 - p)^k is concave in p, so that its mean over the noise of c/n lies below its value at p. Arguments, result and
-    errors as `pass_at_k`.
-    """
-    pass_at_k(n, c, k)  # refuses what is impossible
-    return 1.0 - (1.0 - np.asarray(c) / np.asarray(n)) ** np.asarray(k)
-
-
-def with_guesses(n, c, k: int, guess, share: float) -> np.ndarray:
-    """Pass@k of a model that replaces a `share` of its answers by blind guesses, unbiased as `pass_at_k`.
-
-    Of k answers j are the model's own, binomially; all miss with chance (1 - Pass@j) (1 - guess)^(k - j).
-
-    Args:
-        n, c: samples of each problem and how many are right `[problems]`.
-        k: at most the smallest n.
-        guess: the chance that a guess is right, per problem `[problems]` or one for all.
-        share: of the answers that are guesses, between 0 and 1.
-
-    Returns:
-        Pass@k of each problem.
-
-    Raises:
-        ValueError: as `pass_at_k`, or `guess` or `share` is no probability.
-    """
-    guess = np.asarray(guess, dtype=float)
-    if not ((guess >= 0) & (guess <= 1)).all() or not 0 <= share <= 1:
-        raise ValueError(f"guess and share must lie between 0 and 1; got guesses {guess} and share {share}")
-    n, c, guess = (np.ravel(x)[:, None] for x in np.broadcast_arrays(n, c, guess))
-    own = np.arange(k + 1)
-    missed = np.where(own > 0, 1 - pass_at_k(n, c, np.maximum(own, 1)), 1.0) * (1 - guess) ** (k - own)
-    return 1 - missed @ (_binomial(1 - share, k, own) if 0 < share < 1 else (own == (0 if share else k)) * 1.0)
-
-
-def estimator_errors(rates, n: int, ks: Iterable[int]) -> pd.DataFrame:
-    """Bias and standard deviation of three estimators of mean Pass@k where the truth is known. Exact: nothing is drawn.
-
-    "unbiased" is `pass_at_k`, "with replacement" the plug-in, "first k" asks whether any of the first k samples is right.
-
-    Args:
-        rates: true chance of a right answer, per problem.
-        n: samples of each problem; c of them are right, binomially.
-        ks: each at most n.
-
-    Returns:
-        Table with k, estimator, truth, bias (expected value minus truth) and std, all of the mean over the problems.
-
-    Raises:
-        ValueError: a rate is no probability, or a k is larger than n.
-    """
-    rates, ks = np.ravel(np.asarray(rates, dtype=float)), list(ks)
-    if len(rates) == 0 or not ((rates >= 0) & (rates <= 1)).all():
-        raise ValueError(f"rates must hold chances between 0 and 1, one per problem; got {rates}")
-    c, rows = np.arange(n + 1), []
-    chance = _binomial(rates[:, None], n, c)
-    for k in ks:
-        truth = 1 - (1 - rates) ** k
-        for name, estimate in (("unbiased", pass_at_k), ("with replacement", with_replacement)):
-            value = estimate(n, c, k)
-            mean, square = chance @ value, chance @ value**2
-            rows.append((k, name, truth.mean(), (mean - truth).mean(), _std_of_mean(square - mean**2)))
-        rows.append((k, "first k", truth.mean(), 0.0, _std_of_mean(truth * (1 - truth))))
-    return pd.DataFrame(rows, columns=["k", "estimator", "truth", "bias", "std"])
-
-
-def _binomial(p: np.ndarray, n: int, c: np.ndarray) -> np.ndarray:
-    """Chance of c right ones of n, by logarithms: large n do not overflow."""
-    ways = np.array([math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in c])
-    logs = (np.log(np.clip(x, 1e-300, 1)) for x in (p, 1 - p))
-    return np.exp(ways + c * next(logs) + (n - c) * next(logs))
-
-
-def _std_of_mean(variances: np.ndarray) -> float:
-    return float(np.sqrt(np.clip(variances, 0, None).sum()) / len(variances))
 
 
 def whole_numbers(x, name: str) -> np.ndarray:
@@ -278,6 +210,8 @@ def share_band(mean: float, variance: float, problems: int, freedom: float, conf
     Returns:
         low, high.
     """
+    from scipy.special import stdtrit  # a third of a second, for bands alone
+
     rare, whole = problems * min(mean, 1 - mean), mean * (1 - mean)
     ratio = problems * variance / whole if whole > 0 else 0.0
     count = problems * (rare + 1) / (rare * ratio + 1)
@@ -370,128 +304,3 @@ def died(counts: pd.DataFrame, base: str = "base", often: int = 8) -> pd.DataFra
     """
     alive = counts[counts[base] >= often].drop(columns=base)
     return pd.DataFrame({"died": (alive == 0).sum(), "of": len(alive)})
-
-
-# ---- anyone's counts -------------------------------------------------------------------------------------------------
-
-_WANTED = (
-    "expected a table with the columns n (answers drawn) and c (right ones), one row per problem and model, and if there "
-    "are several also problem and model (or method, strength, seed); optional: family, cluster, distinct. Or single answers: "
-    "lm-eval's samples, lighteval's details, verl's dumps, or any column problem beside a column correct of 0 and 1"
-)
-_PROBLEMS = ("problem", "doc_hash", "doc_id", "input", "prompt", "id")  # lm-eval, verl; lighteval: doc["id"]
-_VERDICTS = ("correct", "acc", "exact_match", "extractive_match", "score")  # lighteval: in metric
-
-
-def read_counts(source: str | Path | bytes, correct: str | None = None) -> pd.DataFrame:
-    """A table of counts, whoever made it: CSV, JSON lines or Parquet, told apart by their content.
-
-    Single answers are counted: rows of lm-eval's `--log_samples` (each of its filters is a model; run it several times for
-    several answers), of lighteval's details, of verl's dumps of rollouts or validation (give one step's), or any others.
-
-    Args:
-        source: a file; its bytes; or a folder, of which all `*.parquet`, or else all `*.jsonl`, are read.
-        correct: of single answers, the column (or lighteval's metric) that is 1 for a right one; None: the first known one.
-
-    Returns:
-        Table with model, family, problem, n, c, and cluster and distinct where they are given. Runs of one method at several
-        strengths or seeds are models of their own. Without a column `problem`, problems are numbered by their place.
-
-    Raises:
-        FileNotFoundError: there is no such file, or no `*.parquet` in the folder.
-        ValueError: not a table, columns are missing, or rows are impossible; the message says which and why.
-    """
-    table = _parsed(source).rename(columns=lambda name: str(name).strip())
-    table = table if {"n", "c"} & set(table) or table.empty else _counted(table, correct)
-    if missing := {"n", "c"} - set(table):
-        raise ValueError(f"no column {' and no column '.join(sorted(missing))} among {list(table)}: {_WANTED}")
-    if table.empty:
-        raise ValueError(f"the table has no rows: {_WANTED}")
-    numbers = {name: _whole_column(table, name) for name in ("n", "c", "distinct") if name in table}
-    found = pd.DataFrame({"model": _model_names(table), "family": table.get("family", pd.Series("", table.index))})
-    more = {name: table[name].astype(str) for name in ("cluster",) if name in table}
-    found = found.astype(str).assign(problem=table.get("problem"), **more, **numbers)
-    groups = ["model", "family"]
-    found["problem"] = (found.groupby(groups).cumcount() if "problem" not in table else found["problem"]).astype(str)
-    _refuse(found, found["n"] < 1, "n = 0: expected at least one answer to each problem")
-    _refuse(found, found["c"] > found["n"], "more right answers than were drawn; expected c <= n")
-    _refuse(
-        found,
-        found.duplicated([*groups, "problem"]),
-        "its problem stands there before, for the same model: expected one row each; name the runs in model or seed",
-    )
-    return found[[*groups, "problem", *more, *numbers]]
-
-
-def _counted(table: pd.DataFrame, correct: str | None) -> pd.DataFrame:
-    """Single answers as counts; a table without a problem or a verdict as it came."""
-    rows = table.copy()
-    for name, kept in (("metric", _VERDICTS if correct is None else (correct,)), ("doc", ("id",))):
-        if name in rows and isinstance(rows[name].iloc[0], dict):  # as lighteval has them
-            inside = pd.DataFrame(rows[name].tolist(), rows.index)
-            rows = rows.assign(**{column: inside[column] for column in kept if column in inside})
-    problem = next((name for name in _PROBLEMS if name in rows), None)
-    verdict = correct or next((name for name in _VERDICTS if name in rows), None)
-    if problem is None or verdict not in rows:
-        return table
-    right = pd.to_numeric(rows[verdict], errors="coerce")
-    _refuse(
-        rows, ~right.isin((0, 1)), f"{verdict} must be 1 for a right answer and 0 for a wrong one; name another column"
-    )
-    rows = rows.assign(model=rows["filter"]) if "filter" in rows and "model" not in rows else rows  # lm-eval
-    keys = [name for name in ("model", "method", "strength", "seed", "family", "cluster") if name in rows]
-    groups = right.groupby([rows[name].rename(name) for name in keys] + [rows[problem].rename("problem")], sort=False)
-    return groups.agg(n="count", c="sum").reset_index()
-
-
-def _parsed(source: str | Path | bytes) -> pd.DataFrame:
-    if not isinstance(source, bytes):
-        inside = (sorted(Path(source).glob(kind)) for kind in ("*.parquet", "*.jsonl"))
-        paths = next(filter(None, inside), []) if Path(source).is_dir() else [Path(source)]
-        if not paths or not paths[0].is_file():
-            raise FileNotFoundError(
-                f"no table at {source}: expected a CSV, JSON lines or Parquet file, or a folder of them"
-            )
-        return pd.concat([_parsed(path.read_bytes()) for path in paths], ignore_index=True)
-    stream, head = io.BytesIO(source), source.lstrip()[:1]
-    first = source.split(b"\n", 1)[0]
-    try:
-        if source[:4] == b"PAR1":
-            return pd.read_parquet(stream)
-        if head in (b"{", b"["):
-            return pd.read_json(stream, lines=head == b"{")
-        return pd.read_csv(stream, sep=max(",;\t", key=lambda sep: first.count(sep.encode())))
-    except (ValueError, OSError) as error:  # pandas' and Arrow's own errors are ValueErrors or OSErrors
-        raise ValueError(f"this is neither CSV nor JSON lines nor Parquet ({error}): {_WANTED}") from error
-
-
-def _whole_column(table: pd.DataFrame, name: str) -> pd.Series:
-    numbers = pd.to_numeric(table[name], errors="coerce")
-    _refuse(table, ~((numbers >= 0) & (numbers % 1 == 0)), f"{name} must be a whole number >= 0")
-    return numbers.astype("int64")
-
-
-def _refuse(table: pd.DataFrame, bad: pd.Series, why: str):
-    if bad.any():
-        place = int(np.argmax(bad))
-        row = ", ".join(f"{name} {table[name].iloc[place]}" for name in ("model", "problem", "n", "c") if name in table)
-        raise ValueError(f"{bad.sum()} of {len(table)} rows are wrong, the first is row {place + 1} ({row}): {why}")
-
-
-def _model_names(table: pd.DataFrame) -> pd.Series:
-    """`model` or `method`, with the strength and the seed where one of them has several."""
-    name = table.get("model", table.get("method", pd.Series("model", table.index))).astype(str)
-    for column, word in (("strength", " at "), ("seed", ", seed ")):
-        if column in table:
-            several = table[column].groupby(name).transform("nunique") > 1
-            name = name.where(~several, name + word + table[column].astype(str))
-    return name
-
-
-def by_model(counts: pd.DataFrame, family: str | None = None) -> dict[str, Outcomes]:
-    """Model -> `Outcomes` of a table from `read_counts`, of one family of problems or of all."""
-    part = counts if family is None else counts[counts["family"] == family]
-    names = part["family"] + "/" + part["problem"]
-    groups = part.assign(name=names).groupby("model", sort=False)
-    shared = lambda rows: rows["cluster"] if "cluster" in rows else clusters_of(rows["problem"])
-    return {model: Outcomes.from_counts(rows["n"], rows["c"], rows["name"], shared(rows)) for model, rows in groups}

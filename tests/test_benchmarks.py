@@ -38,10 +38,10 @@ def test_it_measures_every_method_on_a_cpu(qlora_7b, tmp_path):
 
 
 def test_what_it_builds_is_the_policy_that_is_loaded(qlora_7b):
-    """In 4 bits, with the parameters of the outline, an adapter on every linear layer, and layers that are recomputed."""
+    """In 4 bits, with the parameters of the plan, an adapter on every linear layer, and layers that are recomputed."""
     from bitsandbytes.nn import Linear4bit
 
-    plan = qlora_7b.outline("tiny")
+    plan = qlora_7b.plan_load("tiny")
     parameters, linear = plan.model.num_parameters(), sum(isinstance(m, torch.nn.Linear) for m in plan.model.modules())
     policy = qlora_7b.build(plan)
     held = [m for m in policy.model.modules() if isinstance(m, Linear4bit)]

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import MISSING, fields, is_dataclass, replace
@@ -163,20 +164,24 @@ def test_presample_and_train_share_a_folder(tmp_path, capsys):
 
 def test_two_launched_processes_share_the_work_of_one(tmp_path):
     """In float32 sums over two processes round differently; in float64 see test_two_processes_train_like_one."""
-    train = ["-m", "dphrl_lite.cli", "train", "--limit", "12", "--steps", "2", "--problems_per_step", "8"]
+    train = ["train", "--limit", "12", "--steps", "2", "--problems_per_step", "8", "--method", "dph-js", "--out"]
     launch = [sys.executable, "-m", "accelerate.commands.launch"]
-    launchers = {"one": [sys.executable], "two": [*launch, *MULTI], "fsdp": [*launch, *FSDP]}
-    policies = {}
+    launchers = {"two": [*launch, *MULTI], "fsdp": [*launch, *FSDP]}
+    assert cli.main(["presample", "--limit", "12", "--out", str(tmp_path / "one")]) == 0
+    for name in launchers:
+        shutil.copytree(tmp_path / "one", tmp_path / name)
+    assert cli.main([*train, str(tmp_path / "one")]) == 0
     for name, launcher in launchers.items():
-        assert cli.main(["presample", "--limit", "12", "--out", str(tmp_path / name)]) == 0
-        command = [*launcher, *train, "--method", "dph-js", "--out", str(tmp_path / name)]
+        command = [*launcher, "-m", "dphrl_lite.cli", *train, str(tmp_path / name)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
         launched = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
         assert launched.returncode == 0, launched.stderr[-3000:]
+    policies = {}
+    for name in ("one", *launchers):
         run = tmp_path / name / "dph-js-seed0"
         assert [record["step"] for record in read_log(run)] == [1, 2]
         policies[name] = load_file(run / "policy-000002" / "model.safetensors")
-    for name in ("two", "fsdp"):
+    for name in launchers:
         assert policies[name].keys() == policies["one"].keys()
         gaps = [(policies["one"][key] - policies[name][key]).abs().max().item() for key in policies["one"]]
         assert 0 < max(gaps) < 1e-5, name  # 0 would mean that each of the two did everything

@@ -54,7 +54,7 @@ def test_the_profiles():
     ],
 )
 def test_a_large_model_is_outlined_without_the_hub(name, billions):
-    plan = models.outline(name)
+    plan = models.plan_load(name)
     assert plan.model.num_parameters() / 1e9 == pytest.approx(billions, abs=1e-3)
     assert {p.device.type for p in plan.model.parameters()} == {"meta"}
 
@@ -458,8 +458,8 @@ def test_a_gpu_without_bfloat16_computes_in_float16_and_says_why(monkeypatch):
     device, dtype, reasons = devices.choose()
     assert (device.type, dtype) == ("cuda", torch.float16)
     assert "no bfloat16" in reasons[1]
-    assert models.outline("qlora-7b").dtype == torch.float16
-    whole = models.outline(models.PROFILES["tiny"].source, device="cuda")  # all weights are trained
+    assert models.plan_load("qlora-7b").dtype == torch.float16
+    whole = models.plan_load(models.PROFILES["tiny"].source, device="cuda")  # all weights are trained
     assert whole.dtype == torch.float32
 
 

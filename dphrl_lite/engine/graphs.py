@@ -111,12 +111,12 @@ class FixedRows:
 
 def _slots(model, cache, rows: int, tokens: int, vocabulary: int) -> "Slots":
     """The buffers kept for this model if they are large enough and not far too large, else new ones."""
-    kept, room = _kept.get(model), room_for(tokens)
-    if kept is None or not kept.fits(cache, rows, room):
+    slots, room = _kept.get(model), room_for(tokens)
+    if slots is None or not slots.fits(cache, rows, room):
         _kept.pop(model, None)
-        kept = None  # before the new ones are made
-        _kept[model] = kept = Slots(cache, capacity_for(rows), room, vocabulary)
-    return kept
+        slots = None  # before the new ones are made
+        _kept[model] = slots = Slots(cache, capacity_for(rows), room, vocabulary)
+    return slots
 
 
 class Slots:

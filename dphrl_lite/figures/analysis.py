@@ -20,7 +20,7 @@ _ESTIMATORS = {"unbiased": ("#0072B2", "solid"), "with replacement": ("#D55E00",
 
 
 def estimator_errors(errors: pd.DataFrame, n: int) -> go.Figure:
-    """Bias and standard deviation of each estimator of Pass@k against k. `errors`: `passk.estimator_errors` with this `n`."""
+    """Bias and standard deviation of each estimator of Pass@k against k. `errors`: of `lab.guessing.estimator_errors`, at `n`."""
     panels = ["bias: expected minus true", "standard deviation of the mean"]
     figure = make_subplots(cols=2, horizontal_spacing=0.12, subplot_titles=panels)
     for name, part in errors.groupby("estimator", sort=False):
@@ -113,11 +113,11 @@ def diversity(table: pd.DataFrame, what: str = "") -> go.Figure:
     """
     figure, most = go.Figure(), int(table["distinct"].max())
     at_least = np.arange(1, most + 1)
-    for name, found in table.groupby("method", sort=False, observed=True)["distinct"]:
-        share = (found.to_numpy()[:, None] >= at_least).mean(0)
-        hover = "%{y:.1%} have %{x} or more right answers<extra>" + f"{name}, mean {found.mean():.2f}</extra>"
+    for name, counts in table.groupby("method", sort=False, observed=True)["distinct"]:
+        share = (counts.to_numpy()[:, None] >= at_least).mean(0)
+        hover = "%{y:.1%} have %{x} or more right answers<extra>" + f"{name}, mean {counts.mean():.2f}</extra>"
         look = {"line": {"color": color(name), "width": 3}, "marker": {"size": 7}, "hovertemplate": hover}
-        figure.add_scatter(x=at_least, y=share, mode="lines+markers", name=f"{name}: mean {found.mean():.2f}", **look)
+        figure.add_scatter(x=at_least, y=share, mode="lines+markers", name=f"{name}: mean {counts.mean():.2f}", **look)
     figure.update_xaxes(title_text="d: different right answers found", dtick=1, range=[0.8, min(most, 8) + 0.2])
     ticks = [
         0.001,
@@ -205,19 +205,19 @@ def _add_runs(figure: go.Figure, name: str, runs: pd.DataFrame, height: str, lin
     seeds = runs.groupby("strength", dropna=False)["seed"].unique().to_list()
     shared = {"legendgroup": name, "hovertemplate": "%{text}<extra></extra>"}
     if max(map(len, seeds)) > 1:
-        told = [_told(name, f"seed {row['seed']}", row, columns) for _, row in runs.iterrows()]
+        words = [_hover(name, f"seed {row['seed']}", row, columns) for _, row in runs.iterrows()]
         dots = {"mode": "markers", "marker": {"color": line["color"], "size": 5, "opacity": 0.45}, "showlegend": False}
-        figure.add_scatter(x=runs["Pass@1"], y=runs[height], text=told, **dots, **shared)
+        figure.add_scatter(x=runs["Pass@1"], y=runs[height], text=words, **dots, **shared)
     who = [f"mean of {len(of)} seeds" if len(of) > 1 else f"seed {of[0]}" for of in seeds]
-    told = [_told(name, some, row, columns) for some, (_, row) in zip(who, means.iterrows(), strict=True)]
+    words = [_hover(name, some, row, columns) for some, (_, row) in zip(who, means.iterrows(), strict=True)]
     look = {"mode": "lines+markers", "line": line, "marker": {"size": np.linspace(7, 15, len(means)), "opacity": 1}}
     if symbol:
         marker = {"color": line["color"], "size": 14, "symbol": symbol, "line": {"color": "white", "width": 1}}
         look = {"mode": "markers", "marker": marker}
-    figure.add_scatter(x=means["Pass@1"], y=means[height], text=told, name=name, **look, **shared)
+    figure.add_scatter(x=means["Pass@1"], y=means[height], text=words, name=name, **look, **shared)
 
 
-def _told(name: str, who: str, row: pd.Series, columns: list[str]) -> str:
+def _hover(name: str, who: str, row: pd.Series, columns: list[str]) -> str:
     strength = "" if pd.isna(row["strength"]) else f", strength {row['strength']:g}"
     numbers = [f"{c} {row[c]:{'.2f' if c == 'distinct' else '.1%'}}" for c in columns if pd.notna(row[c])]
     return "<br>".join([f"<b>{name}</b>{strength}", who, *numbers])

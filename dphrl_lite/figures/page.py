@@ -5,7 +5,9 @@ Holds the renderers of JupyterLab, VS Code and Colab too: `plotly` chooses among
 
 import base64
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from html import unescape
 
@@ -236,8 +238,20 @@ def helper():
     return AnyWidget(_esm=SCRIPT + "export default { initialize() {} };")
 
 
+@contextmanager
+def _absent(module: str) -> Iterator[None]:
+    """As if `module` were not installed, unless it is loaded already: jsonschema takes it, for international addresses, if it
+    is there, and it compiles a grammar for two seconds."""
+    hidden = sys.modules.setdefault(module, None) is None
+    yield
+    if hidden:
+        del sys.modules[module]
+
+
 def install() -> None:
     """Put the kit's renderers in the place of plotly's for JupyterLab, VS Code and Colab; which of them it is, stays."""
+    with _absent("rfc3987_syntax"):
+        pio.renderers  # noqa: B018  loads nbformat, and that jsonschema
     for name in ("plotly_mimetype", "jupyterlab", "nteract", "vscode"):
         pio.renderers[name] = _Described(CONFIG)
     pio.renderers["colab"] = _DescribedInColab(CONFIG, post_script=SCRIPT)

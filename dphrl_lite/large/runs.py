@@ -123,38 +123,38 @@ def translated(config: TrainConfig, policy: Policy, problems: Sequence[Problem])
     at_once = max(1, batches.microbatch_tokens(config.microbatch_tokens, len(policy.tokenizer)) // width)
     size = max(n for n in range(1, rows + 1) if rows % n == 0 and n <= at_once)
     low = next(p for p in policy.model.parameters() if p.is_floating_point()).dtype == torch.bfloat16
-    found = {"per_device_train_batch_size": size, "gradient_accumulation_steps": rows // size}
-    found |= {"steps_per_generation": rows // size * updates, "num_generations": config.samples}
-    found |= {
+    arguments = {"per_device_train_batch_size": size, "gradient_accumulation_steps": rows // size}
+    arguments |= {"steps_per_generation": rows // size * updates, "num_generations": config.samples}
+    arguments |= {
         "max_steps": config.steps * updates,
         "save_steps": config.checkpoint_every * updates,
         "save_total_limit": 1,
     }
-    found |= {"method": config.method, "strength": config.strength, "alpha": config.alpha, "seed": config.seed}
-    found |= {"rehearsal_batch_size": config.rehearsal_per_step // updates, "allow_mismatch": config.allow_mismatch}
-    found |= {"max_completion_length": longest, "temperature": config.temperature, "bf16": low}
+    arguments |= {"method": config.method, "strength": config.strength, "alpha": config.alpha, "seed": config.seed}
+    arguments |= {"rehearsal_batch_size": config.rehearsal_per_step // updates, "allow_mismatch": config.allow_mismatch}
+    arguments |= {"max_completion_length": longest, "temperature": config.temperature, "bf16": low}
     optim = OPTIMIZERS[optimizers.choose(config.optimizer, policy.quantised, policy.device)]
-    found |= {
+    arguments |= {
         "optim": optim,
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": "constant",
         "weight_decay": 0.0,
     }
-    found |= {"adam_beta1": config.adam_beta1, "adam_beta2": config.adam_beta2, "delta": config.dual_clip}
-    found |= {"max_grad_norm": config.gradient_clip, "use_cpu": policy.device.type == "cpu"}
-    return found | {"gradient_checkpointing": False, "logging_steps": 1, "report_to": "none", "disable_tqdm": True}
+    arguments |= {"adam_beta1": config.adam_beta1, "adam_beta2": config.adam_beta2, "delta": config.dual_clip}
+    arguments |= {"max_grad_norm": config.gradient_clip, "use_cpu": policy.device.type == "cpu"}
+    return arguments | {"gradient_checkpointing": False, "logging_steps": 1, "report_to": "none", "disable_tqdm": True}
 
 
 def _manifest(policy: Policy, task: Task, problems, parts: Partition, config: TrainConfig, args: DPHConfig) -> dict:
     method, by_id = carried(config.method), {p.id: p for p in problems}
     chosen = [by_id[i] for i in explored_ids(method, parts)]
-    told = {
+    resolved = {
         "strength": args.strength,
         "max_new_tokens": args.max_completion_length,
         "optimizer": args.optim,
         "engine": "trl",
     }
-    return manifest(task, chosen, parts, config) | told | {"weights": checkpoint.weights_digest(policy.model)}
+    return manifest(task, chosen, parts, config) | resolved | {"weights": checkpoint.weights_digest(policy.model)}
 
 
 class _Ledger(TrainerCallback):
@@ -193,10 +193,10 @@ class _Ledger(TrainerCallback):
         seconds, self.started = time.perf_counter() - self.started, time.perf_counter()
         means = pd.DataFrame(self.logs).mean().to_dict()
         tokens = round(means["completions/mean_length"] * args.generation_batch_size)
-        known = {name: means[name] for name in METRICS if name in means and name != "step"}
+        theirs = {name: means[name] for name in METRICS if name in means and name != "step"}
         own = {"step": len(self.records) + 1, "strength": args.strength, "tokens": tokens, "reference_forwards": 0}
         own |= {"groups": args.generation_batch_size // args.num_generations, "tokens_per_second": tokens / seconds}
         own |= {"tokens_trained": tokens * args.num_iterations + self.trainer.rehearsed, "seconds": seconds}
         self.trainer.rehearsed = 0
         own["peak_memory_gb"] = max(gather_object([peak_memory_gb(args.device)]))
-        return dict.fromkeys(METRICS) | known | own
+        return dict.fromkeys(METRICS) | theirs | own

@@ -30,7 +30,7 @@ def load(name: str | Path, *, nf4: bool = False, **llm) -> Policy:
     Raises:
         ValueError: 4-bit weights. ImportError: no vLLM, with what to do.
     """
-    plan = models.outline(name, nf4=nf4)
+    plan = models.plan_load(name, nf4=nf4)
     if plan.profile.nf4:
         raise ValueError(
             f"{name} is held in 4 bits, which vLLM computes in another way than training does: its answers would come from "

@@ -12,7 +12,7 @@ import torch
 
 from dphrl_lite import models
 from dphrl_lite.engine import loading
-from dphrl_lite.models import Outline
+from dphrl_lite.models import LoadPlan
 from dphrl_lite.scale import memory, quantisation
 from dphrl_lite.training import TrainConfig
 
@@ -36,11 +36,11 @@ TRICKS = (
 
 
 @lru_cache(maxsize=8)
-def outline(size: str, dtype: torch.dtype = torch.bfloat16) -> Outline:
+def plan_load(size: str, dtype: torch.dtype = torch.bfloat16) -> LoadPlan:
     """A model of `SIZES` on the meta device: not a weight of it is read, and no hub is asked."""
     profile = models.Profile(size, "", sizes=SIZES[size])
     empty = loading.without_weights(profile.config())
-    return Outline(profile, None, empty.to(dtype), torch.device("cuda"), dtype, [])
+    return LoadPlan(profile, None, empty.to(dtype), torch.device("cuda"), dtype, [])
 
 
 def ladder(size: str, rank: int, prompt_tokens: int, **run) -> dict[str, pd.DataFrame]:
@@ -72,9 +72,9 @@ def ladder(size: str, rank: int, prompt_tokens: int, **run) -> dict[str, pd.Data
 
 
 def _plan(size: str, dtype: torch.dtype, rank: int, nf4: bool, prompt_tokens: int, run: dict, method: str = "dph-js"):
-    made = outline(size, dtype)
-    made = replace(made, profile=replace(made.profile, nf4=nf4, lora_rank=rank))
-    return memory.plan(made, TrainConfig(method, **{"optimizer": "adamw"} | run), prompt_tokens=prompt_tokens)
+    load_plan = plan_load(size, dtype)
+    load_plan = replace(load_plan, profile=replace(load_plan.profile, nf4=nf4, lora_rank=rank))
+    return memory.plan(load_plan, TrainConfig(method, **{"optimizer": "adamw"} | run), prompt_tokens=prompt_tokens)
 
 
 def _with_weights(plan: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
@@ -85,7 +85,7 @@ def _with_weights(plan: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
 
 def _scales_in_32_bits(plan: pd.DataFrame, size: str) -> pd.DataFrame:
     more = quantisation.bits_per_weight() - quantisation.bits_per_weight(double=True)
-    numbers = sum(rows * columns for rows, columns in memory.Shape.of(outline(size).model).linear)
+    numbers = sum(rows * columns for rows, columns in memory.Shape.of(plan_load(size).model).linear)
     return plan.assign(gb=plan["gb"] + (plan["part"] == "weights") * more * numbers / 8e9)
 
 

@@ -26,7 +26,7 @@ from dphrl_lite.engine.batches import microbatch_tokens
 from dphrl_lite.engine.devices import NO_BFLOAT16
 from dphrl_lite.engine.logprobs import LOGITS_BYTES
 from dphrl_lite.errors import lookup
-from dphrl_lite.models import Outline, Policy, outline, tokenizer
+from dphrl_lite.models import LoadPlan, Policy, plan_load, tokenizer
 from dphrl_lite.objectives import METHODS
 from dphrl_lite.sampling import rows_at_once
 from dphrl_lite.scale import costs
@@ -118,7 +118,7 @@ def optimizer_bytes(sizes: list[int], name: str, itemsize: int) -> int:
 
 
 def plan(
-    name: str | Path | Outline,
+    name: str | Path | LoadPlan,
     config: TrainConfig | None = None,
     *,
     prompt_tokens: int = 256,
@@ -129,7 +129,7 @@ def plan(
     """What `training.train` will need of memory, part by part.
 
     Args:
-        name: as `models.load` takes it, or what `models.outline` made.
+        name: as `models.load` takes it, or a `models.LoadPlan`.
         config: the run's settings; None: DPH-JS with the defaults.
         prompt_tokens: length of the longest prompts.
         in_place: the policy itself is trained, as the command line does; otherwise a copy.
@@ -143,12 +143,12 @@ def plan(
     Raises:
         What `models.load` raises for a name that it does not know or cannot reach.
     """
-    made = name if isinstance(name, Outline) else outline(name, **held)
+    load_plan = name if isinstance(name, LoadPlan) else plan_load(name, **held)
     config = config or TrainConfig("dph-js")
     rows = [
-        *_held(made, config, in_place),
-        *_sampling(made, config, prompt_tokens),
-        *_update(made, config, prompt_tokens),
+        *_held(load_plan, config, in_place),
+        *_sampling(load_plan, config, prompt_tokens),
+        *_update(load_plan, config, prompt_tokens),
     ]
     alone = ("weights", "adapter", "key-value cache", "decoding graphs")
     rows = [row for row in rows if training or row[0] in alone or row[3] == ("sampling",)]
@@ -192,33 +192,33 @@ def check(
     Raises:
         MemoryError: the need is above what is there by more than the reckoning's own error.
     """
-    made = outline(name, nf4=nf4)
+    load_plan = plan_load(name, nf4=nf4)
     prompt = max((p.prompt for p in problems), key=len)
-    tokens = len(Policy(made.model, tokenizer(made.profile), name).encode(prompt))
+    tokens = len(Policy(load_plan.model, tokenizer(load_plan.profile), name).encode(prompt))
     try:
-        table = plan(made, config, prompt_tokens=tokens, training=training)
+        table = plan(load_plan, config, prompt_tokens=tokens, training=training)
     except ValueError as error:
         if not anyway:
             raise
         return str(error)
-    need, free = peak_gb(table), free_gb(made.device)
+    need, free = peak_gb(table), free_gb(load_plan.device)
     text = _shown(table, free)
     if need.max() > free * (1 + ERROR) and not anyway:
         raise MemoryError(f"{text}. Or --anyway")
-    return f"{text}\n{_hours(made, config, len(problems), tokens, training)}"
+    return f"{text}\n{_hours(load_plan, config, len(problems), tokens, training)}"
 
 
-def _hours(made: Outline, config: TrainConfig, problems: int, prompt_tokens: int, training: bool) -> str:
+def _hours(load_plan: LoadPlan, config: TrainConfig, problems: int, prompt_tokens: int, training: bool) -> str:
     """What `costs.told` says of a run, or of drawing alone."""
     asked, steps = (config.problems_per_step, config.steps) if training else (problems, 1)
-    longest = config.max_new_tokens or made.profile.max_new_tokens
+    longest = config.max_new_tokens or load_plan.profile.max_new_tokens
     batch = costs.Batch(asked, config.samples, prompt_tokens, longest, config.rehearsal_per_step)
-    shape, adapter = Shape.of(made.model), made.profile.lora_rank
+    shape, adapter = Shape.of(load_plan.model), load_plan.profile.lora_rank
     parts = costs.flops(config.method, steps * shape.parameters, batch, "qlora" if adapter else "full")
     what = f"{steps} steps" if training else f"{problems} problems"
-    rows = min(config.problems_per_step * config.samples, rows_at_once(made.model, prompt_tokens + longest))
+    rows = min(config.problems_per_step * config.samples, rows_at_once(load_plan.model, prompt_tokens + longest))
     parts = parts if training else {"sampling": parts["sampling"]}
-    return costs.told(parts, costs.matrix_rate(made.device, made.dtype), rows, what, made.device.type)
+    return costs.told(parts, costs.matrix_rate(load_plan.device, load_plan.dtype), rows, what, load_plan.device.type)
 
 
 def on_card(card: str, name: str = "qlora-7b", config: TrainConfig | None = None, prompt_tokens: int = 256) -> str:
@@ -252,19 +252,19 @@ def _shown(table: pd.DataFrame, free: float) -> str:
 # ---- the parts: (part, bytes, knob, phases) ----------------------------------------------------------------------------
 
 
-def _trained(made: Outline, shape: Shape) -> tuple[list[int], int]:
+def _trained(load_plan: LoadPlan, shape: Shape) -> tuple[list[int], int]:
     """Numbers in each tensor that is trained, and bytes of each number; an adapter is float32, or its updates would be lost."""
-    if made.profile.lora_rank:
-        return shape.adapter(made.profile.lora_rank), 4
-    return [p.numel() for p in made.model.parameters()], shape.itemsize
+    if load_plan.profile.lora_rank:
+        return shape.adapter(load_plan.profile.lora_rank), 4
+    return [p.numel() for p in load_plan.model.parameters()], shape.itemsize
 
 
-def _held(made: Outline, config: TrainConfig, in_place: bool) -> list[tuple]:
+def _held(load_plan: LoadPlan, config: TrainConfig, in_place: bool) -> list[tuple]:
     """What does not depend on the run's shape."""
-    shape, method, rank = Shape.of(made.model), METHODS[config.method], made.profile.lora_rank
-    weights = shape.weights(made.profile.nf4)
-    sizes, itemsize = _trained(made, shape)
-    name = optimizers.choose(config.optimizer, made.profile.nf4, made.device)
+    shape, method, rank = Shape.of(load_plan.model), METHODS[config.method], load_plan.profile.lora_rank
+    weights = shape.weights(load_plan.profile.nf4)
+    sizes, itemsize = _trained(load_plan, shape)
+    name = optimizers.choose(config.optimizer, load_plan.profile.nf4, load_plan.device)
     second = weights * (not rank) * (not in_place or method.needs_reference)
     return [
         ("weights", weights, "nf4=True, or a smaller model", PHASES),
@@ -275,19 +275,19 @@ def _held(made: Outline, config: TrainConfig, in_place: bool) -> list[tuple]:
     ]
 
 
-def _longest(made: Outline, config: TrainConfig) -> int:
-    return config.max_new_tokens or made.profile.max_new_tokens
+def _longest(load_plan: LoadPlan, config: TrainConfig) -> int:
+    return config.max_new_tokens or load_plan.profile.max_new_tokens
 
 
-def _sampling(made: Outline, config: TrainConfig, prompt_tokens: int) -> list[tuple]:
-    shape, length = Shape.of(made.model), prompt_tokens + _longest(made, config)
-    at_once, captured = rows_at_once(made.model, length, made.device), made.device.type == "cuda"
+def _sampling(load_plan: LoadPlan, config: TrainConfig, prompt_tokens: int) -> list[tuple]:
+    shape, length = Shape.of(load_plan.model), prompt_tokens + _longest(load_plan, config)
+    at_once, captured = rows_at_once(load_plan.model, length, load_plan.device), load_plan.device.type == "cuda"
     prompts = min(max(1, at_once // config.samples), config.problems_per_step)
     rows, graph = min(at_once, prompts * config.samples), 0
     if captured:  # beside the buffers, what the graphs of one token keep: logits, and a weight that is dequantised
         rows, length = graphs.capacity_for(rows), graphs.room_for(length)
         graph = rows * shape.vocabulary * (4 + shape.itemsize)
-        graph += max(m * n for m, n in shape.linear) * shape.itemsize * made.profile.nf4
+        graph += max(m * n for m, n in shape.linear) * shape.itemsize * load_plan.profile.nf4
     layer = 2 * rows * length * shape.itemsize  # of a width of one number
     # one layer's cache grows into a new buffer, or is copied as rows leave, and its heads are repeated where prompts differ
     repeated = shape.attention * (shape.attention > shape.key_value and not captured)
@@ -303,18 +303,18 @@ def _sampling(made: Outline, config: TrainConfig, prompt_tokens: int) -> list[tu
     ]
 
 
-def _update(made: Outline, config: TrainConfig, prompt_tokens: int) -> list[tuple]:
+def _update(load_plan: LoadPlan, config: TrainConfig, prompt_tokens: int) -> list[tuple]:
     """Of the two passes of an update, over fresh completions and then over stored ones, the one that needs more."""
     rehearses = METHODS[config.method].rehearses
-    width = prompt_tokens + _longest(made, config)
-    at_once = max(1, microbatch_tokens(config.microbatch_tokens, Shape.of(made.model).vocabulary) // width)
-    sizes, itemsize = _trained(made, Shape.of(made.model))
+    width = prompt_tokens + _longest(load_plan, config)
+    at_once = max(1, microbatch_tokens(config.microbatch_tokens, Shape.of(load_plan.model).vocabulary) // width)
+    sizes, itemsize = _trained(load_plan, Shape.of(load_plan.model))
     gradient, knob = sum(sizes) * itemsize, "gradient_parts=False"
     fresh, stored = config.problems_per_step * config.samples, config.rehearsal_per_step * rehearses
     passes = []
     for completions, aside in ((fresh, 0), (stored, gradient * rehearses * config.gradient_parts)):
         rows = -(-completions // config.minibatches)  # of one minibatch
-        parts = _pass(made, min(rows, at_once), width, _longest(made, config))
+        parts = _pass(load_plan, min(rows, at_once), width, _longest(load_plan, config))
         # of one micro-batch alone, gradients come as activations go
         besides = gradient if rows > at_once else max(0, gradient - parts[0][1])
         parts += [("gradients", besides, "lora_rank", ("head",) * (rows > at_once) + ("layers",))]
@@ -325,9 +325,9 @@ def _update(made: Outline, config: TrainConfig, prompt_tokens: int) -> list[tupl
     return [*worse, ("gradients", gradient, "lora_rank", ("step",)), ("gradient parts", aside, knob, ("step",))]
 
 
-def _pass(made: Outline, rows: int, width: int, longest: int) -> list[tuple]:
+def _pass(load_plan: LoadPlan, rows: int, width: int, longest: int) -> list[tuple]:
     """One micro-batch of `rows` completions: what is kept for the backward pass, and what that takes besides."""
-    shape, nf4, rank = Shape.of(made.model), made.profile.nf4, made.profile.lora_rank
+    shape, nf4, rank = Shape.of(load_plan.model), load_plan.profile.nf4, load_plan.profile.lora_rank
     s, knob, tokens = shape.itemsize, "microbatch_tokens, max_new_tokens", rows * width
     kept = tokens * (shape.kept(bool(rank)) + width * s)  # the mask in numbers, once per layer
     stream = tokens * shape.hidden * s * shape.layers  # checkpointed, each layer keeps its input alone

@@ -13,9 +13,10 @@ import torch
 from dphrl_lite import divergences
 from dphrl_lite.errors import lookup
 from dphrl_lite.lab import bandits
+from dphrl_lite.lab.guessing import with_guesses
 from dphrl_lite.models import DATA
 from dphrl_lite.objectives import METHODS
-from dphrl_lite.passk import Outcomes, with_guesses
+from dphrl_lite.passk import Outcomes
 from dphrl_lite.study import conclusions
 from dphrl_lite.tasks import countdown
 

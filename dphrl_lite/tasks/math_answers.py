@@ -74,15 +74,15 @@ def final_answers(text: str) -> tuple[list[str], str]:
     for end, inside in marked_answers(text):
         inner = _boxes(inside)
         marks.append((end, [inner[-1][1] if inner else _Sentence(inside) if _is_sentence(inside) else inside]))
-    marks += [(found.end(), [found[1]]) for pattern in (_HASHES, _FINAL) for found in pattern.finditer(text)]
-    marks = [(end, found) for end, found in marks if not _PLACEHOLDER.fullmatch(found[0])]
+    marks += [(match.end(), [match[1]]) for pattern in (_HASHES, _FINAL) for match in pattern.finditer(text)]
+    marks = [(end, answers) for end, answers in marks if not _PLACEHOLDER.fullmatch(answers[0])]
     last = max(marks, key=lambda mark: mark[0])[1] if marks else []
     if last and not isinstance(last[0], _Sentence):
         return last, ""
     text = last[0] if last else text
-    found = prose(text)
-    formula = _ANCHOR.search(text) and re.match(r"\$[^$]|\\\(", found) and len(found) < MAX_SAID
-    return ([found], "") if formula else ([], found)
+    passage = prose(text)
+    formula = _ANCHOR.search(text) and re.match(r"\$[^$]|\\\(", passage) and len(passage) < MAX_SAID
+    return ([passage], "") if formula else ([], passage)
 
 
 class _Sentence(str):
@@ -95,7 +95,7 @@ def _is_sentence(text: str) -> bool:
 
 def _boxes(text: str) -> list[tuple[int, str]]:
     """Where the boxes of `text` end, and what they hold; boxes inside a box are part of it."""
-    found, end = [], 0
+    boxes, end = [], 0
     for box in _BOX.finditer(text):
         if box.start() < end:
             continue
@@ -103,14 +103,14 @@ def _boxes(text: str) -> list[tuple[int, str]]:
         if text[start : start + 1] != "{":  # `\boxed 42`
             bare = re.compile(r"[^\s$\\{},]+").match(text, start)
             if bare:
-                found.append((bare.end(), bare[0].rstrip(".")))
+                boxes.append((bare.end(), bare[0].rstrip(".")))
             continue
         end = _closing(text, start)
         inside = text[start + 1 : end - 1] if end else re.split(r"[\n$]|\\[\])]", text[start + 1 :], maxsplit=1)[0]
         end = end or start + 1 + len(inside)
         percent = re.compile(r"\s*\$?\s*\\?%").match(text, end)
-        found.append((end, _BOX.sub("", inside) + (r"\%" if percent and "%" not in inside else "")))
-    return [(end, inside) for end, inside in found if not _PLACEHOLDER.fullmatch(inside)]
+        boxes.append((end, _BOX.sub("", inside) + (r"\%" if percent and "%" not in inside else "")))
+    return [(end, inside) for end, inside in boxes if not _PLACEHOLDER.fullmatch(inside)]
 
 
 def _closing(text: str, start: int) -> int | None:
@@ -125,13 +125,13 @@ def _closing(text: str, start: int) -> int | None:
 
 def _neighbours(marks: list, text: str) -> list[str]:
     """The contents of the boxes before the last of `marks`, as far as little stands between one and the next."""
-    found = []
+    contents = []
     for (end, inside), (next_end, (next_inside,)) in zip(reversed(marks[:-1]), reversed(marks), strict=False):
         gap = text[end : next_end - len(next_inside) - len("\\boxed{}")]
         if len(gap) > 80 or (len(gap) > 15 and not _SEPARATOR.search(gap)):
             break
-        found += inside
-    return found
+        contents += inside
+    return contents
 
 
 def prose(text: str) -> str:
@@ -139,9 +139,9 @@ def prose(text: str) -> str:
     text = numbers(_emphasis(symbols(_CALCULATOR.sub("", text))))
     text = re.sub(r"\\\$(?=\s*[-\d.])", "", text)
     anchors = [anchor for anchor in _ANCHOR.finditer(text) if re.search(r"[\d\\$A-Za-z]", text[anchor.end() :])]
-    found = _SAID.sub("reply", text[anchors[-1].end() :] if anchors else text)  # Math-Verify looks for that word first
-    lead = _LEAD.match(found) if anchors else None
-    return lead[0] if lead else _first_part(found) if anchors else found
+    reply = _SAID.sub("reply", text[anchors[-1].end() :] if anchors else text)  # Math-Verify looks for that word first
+    lead = _LEAD.match(reply) if anchors else None
+    return lead[0] if lead else _first_part(reply) if anchors else reply
 
 
 def _first_part(text: str) -> str:
@@ -161,9 +161,9 @@ def symbols(text: str) -> str:
         lambda v: v[1] + _fraction(Fraction(unicodedata.numeric(v[2])).limit_denominator(10)),
         text,
     )
-    raised = lambda found: "^{" + "".join("0123456789+-"[_RAISED.index(sign)] for sign in found[0]) + "}"
+    raised = lambda match: "^{" + "".join("0123456789+-"[_RAISED.index(sign)] for sign in match[0]) + "}"
     text = re.sub(f"[{_RAISED}]+", raised, text)
-    text = re.sub(f"[{_LOWERED}]+", lambda found: "_{" + "".join(str(_LOWERED.index(c)) for c in found[0]) + "}", text)
+    text = re.sub(f"[{_LOWERED}]+", lambda match: "_{" + "".join(str(_LOWERED.index(c)) for c in match[0]) + "}", text)
     text = re.sub(
         r"√\s*(?:\(([^()]*)\)|(\d+|[a-z]|\\pi))",
         lambda root: r"\sqrt{%s}" % (root[1] or root[2]),
@@ -200,7 +200,7 @@ def tidy(answer: str) -> str:
     answer = re.sub(r"\\\$|(?<!\\)\$|\\?€|£|¥|\\(?:euro|pounds)\b|\\text\s*\{\s*\\?\$\s*\}", "", answer)
     answer = _EMPTY.sub(r"\\emptyset", re.sub(r"\\(?:left|right|big|Big|bigg|Bigg)(?![A-Za-z])", "", answer).strip())
     answer = re.sub(r"\\(?:math\w\w|text\w*|bm|boldsymbol)\s*\{\s*(-?[\d.,/]*\d)\s*\}", r"\1", answer)
-    answer = _THOUSANDS.sub(lambda found: re.sub(r"\D", "", found[0]), answer)
+    answer = _THOUSANDS.sub(lambda match: re.sub(r"\D", "", match[0]), answer)
     if _BLANK_THOUSANDS.fullmatch(answer):
         answer = answer.replace(" ", "")
     answer = re.sub(r"(?<![\w.\\])(\d+)\s+(\d+)/(\d+)(?![\w.])", r"\1\\frac{\2}{\3}", answer)
@@ -229,8 +229,8 @@ def numbers(text: str) -> str:
     return text
 
 
-def _scaled(found: re.Match) -> str:
-    value = Fraction(found[1].replace(",", "")) * _SCALES[found[2].lower()]
+def _scaled(match: re.Match) -> str:
+    value = Fraction(match[1].replace(",", "")) * _SCALES[match[2].lower()]
     return str(value.numerator) if value.denominator == 1 else _fraction(value)
 
 

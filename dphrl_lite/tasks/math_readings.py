@@ -116,38 +116,37 @@ def read(answer: str, letters: frozenset = frozenset()) -> Reading:
     text = tidy(pieces(answer))
     if re.match(r"\s*\$?\s*-?\\\$", answer):
         return replace(_without_unit(text, letters), unit="dollar")
-    found = _TIME.fullmatch(text)
-    if found and (found[2] or found[3]):
-        half = (found[3] or "").lower()
-        return Reading(text, time=f"{int(found[1])}:{found[2] or '00'} {half and half + 'm'}".strip())
-    found = _BASE.fullmatch(text)
-    if found:
-        base = (found[2] or found[3]).lower()
-        return Reading(found[1], base=_BASES.get(base, base))
-    found = _MODULUS.fullmatch(text)
-    if found and (r"\pmod" in text or r"\equiv" in text or "text" in text or "(" in text):
-        return Reading(found[1], modulus=found[2] or found[3])
+    clock = _TIME.fullmatch(text)
+    if clock and (clock[2] or clock[3]):
+        half = (clock[3] or "").lower()
+        return Reading(text, time=f"{int(clock[1])}:{clock[2] or '00'} {half and half + 'm'}".strip())
+    if number := _BASE.fullmatch(text):
+        base = (number[2] or number[3]).lower()
+        return Reading(number[1], base=_BASES.get(base, base))
+    residue = _MODULUS.fullmatch(text)
+    if residue and (r"\pmod" in text or r"\equiv" in text or "text" in text or "(" in text):
+        return Reading(residue[1], modulus=residue[2] or residue[3])
     return _without_unit(_ORDINAL.sub(r"\1", text), letters)
 
 
 def pieces(answer: str) -> str:
     """The parts of `answer` that stand in `$...$`, as a list, without conditions such as "for all real numbers $t$"."""
-    found = list(_MATH.finditer(answer))
-    if found and all(
-        re.fullmatch(r"[\s,;]*(?:and|or)?[\s,;]*", "".join(filter(None, part.groups()))) for part in found
+    formulas = list(_MATH.finditer(answer))
+    if formulas and all(
+        re.fullmatch(r"[\s,;]*(?:and|or)?[\s,;]*", "".join(filter(None, part.groups()))) for part in formulas
     ):
-        answer, found = answer.replace("$", ""), []  # `12 $ and $ 13` in a box, which is mathematics already
-    if not found:
+        answer, formulas = answer.replace("$", ""), []  # `12 $ and $ 13` in a box, which is mathematics already
+    if not formulas:
         return _CONDITION.sub("", answer) if re.search(r"[\d\\]", _CONDITION.sub("", answer)) else answer
-    parts, end = [], found[0].start()
-    for part in found:
+    parts, end = [], formulas[0].start()
+    for part in formulas:
         if parts and _CONDITION.match(answer[end : part.start()]):
             break
         parts.append(next(filter(None, part.groups())).strip().rstrip(",.;"))
         end = part.end()
     parts = [pieces(part) for part in parts]
-    last = answer[found[-1].end() :].strip(" .,;\n*")
-    if len(parts) == len(found) == 1 and re.fullmatch(r"\\?%|[A-Za-z][A-Za-z .]{0,30}", last):  # "$5$ feet"
+    last = answer[formulas[-1].end() :].strip(" .,;\n*")
+    if len(parts) == len(formulas) == 1 and re.fullmatch(r"\\?%|[A-Za-z][A-Za-z .]{0,30}", last):  # "$5$ feet"
         return parts[0] + (r"\%" if "%" in last else rf" \text{{ {last}}}")
     return ", ".join(parts)
 
@@ -155,12 +154,12 @@ def pieces(answer: str) -> str:
 def _without_unit(text: str, letters: frozenset) -> Reading:
     if re.search(r"\\?%\s*\Z|\bpercent(?:age)?\s*\}?\s*\Z", text):
         return Reading(text, unit="%")
-    found = _UNIT.fullmatch(text)
-    if not found or not found["value"].strip():
+    quantity = _UNIT.fullmatch(text)
+    if not quantity or not quantity["value"].strip():
         return _inner_text(text)
-    unit, plain = found["unit"], not found["unit"].startswith(("\\", "^"))
+    unit, plain = quantity["unit"], not quantity["unit"].startswith(("\\", "^"))
     words = re.findall(r"[A-Za-z]+", re.sub(_TEXT, " ", unit))
-    if plain and not _is_unit(words, found["value"], text, letters):
+    if plain and not _is_unit(words, quantity["value"], text, letters):
         return Reading(text)
     if (
         not plain
@@ -169,17 +168,17 @@ def _without_unit(text: str, letters: frozenset) -> Reading:
     ):
         return Reading(text)
     return replace(
-        _without_unit(found["value"].strip(), letters) if "circ" not in unit else Reading(found["value"]),
+        _without_unit(quantity["value"].strip(), letters) if "circ" not in unit else Reading(quantity["value"]),
         unit=_canonical(unit),
     )
 
 
 def _inner_text(text: str) -> Reading:
     """`\\text{3 apples}` read as `3 \\text{ apples}`."""
-    found = re.fullmatch(
+    quantity = re.fullmatch(
         rf"{_TEXT}\{{\s*(?:(?:the )?answer(?: is)?:?\s*)?(-?[\d.,/]*\d)\s*([A-Za-z][A-Za-z /.^\d]*)?\s*\}}", text
     )
-    return Reading(found[1], unit=_canonical(found[2] or "")) if found else Reading(text)
+    return Reading(quantity[1], unit=_canonical(quantity[2] or "")) if quantity else Reading(text)
 
 
 def _is_unit(words: list[str], value: str, text: str, letters: frozenset) -> bool:
@@ -220,14 +219,14 @@ def _canonical(unit: str) -> str:
 def conflict(gold: Reading, answer: Reading) -> str | None:
     """In what two readings differ beside their values, or None. What only one of them says is no conflict."""
     for name in ("base", "modulus", "unit"):
-        asked, said = getattr(gold, name), getattr(answer, name)
+        expected, actual = getattr(gold, name), getattr(answer, name)
         measured = (
             name != "unit"
-            or "%" in (asked, said)
-            or all(re.split(r"[\^ /]", unit)[0] in _UNITS.values() for unit in (asked, said))
+            or "%" in (expected, actual)
+            or all(re.split(r"[\^ /]", unit)[0] in _UNITS.values() for unit in (expected, actual))
         )
-        if asked and said and asked != said and measured:
-            return f"the {name} is {said} where the gold answer's is {asked}"
+        if expected and actual and expected != actual and measured:
+            return f"the {name} is {actual} where the gold answer's is {expected}"
     strange = set(_OPERATORS.findall(re.sub(r"^\s*[A-Za-z]\s*\\in(?![A-Za-z])", "", answer.value))) - set(
         _OPERATORS.findall(gold.value)
     )

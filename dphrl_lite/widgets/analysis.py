@@ -10,7 +10,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dphrl_lite import figures, passk
+from dphrl_lite.lab import guessing
 from dphrl_lite.passk import Outcomes
+from dphrl_lite.study import counts
 from dphrl_lite.widgets.controls import checkbox, choice, dropdown, offer, offers, wide
 from dphrl_lite.widgets.live import Live
 
@@ -39,7 +41,7 @@ def pass_at_k_explorer(outcomes: Mapping[str, Mapping[str, Outcomes]], base: str
 
 def bias_lab(rates: Sequence[float], samples: int = 16) -> Live:
     """Three estimators of Pass@k where every problem's true solve rate is known: slide how many answers are drawn."""
-    errors = lru_cache(lambda n: passk.estimator_errors(rates, n, range(1, n + 1)))
+    errors = lru_cache(lambda n: guessing.estimator_errors(rates, n, range(1, n + 1)))
     controls = {"n": choice("answers drawn", [2, 4, 8, 16, 32, 64], samples)}
     return Live(controls, lambda n: figures.estimator_errors(errors(n), n))
 
@@ -132,7 +134,7 @@ class CountsLab(Live):
     """Anyone's table of counts, by path or upload: Pass@k, Cover@tau, and what the second model changed against the first.
 
     Args:
-        source: what `passk.read_counts` takes; None: nothing is shown before a table is named or uploaded.
+        source: what `counts.read_counts` takes; None: nothing is shown before a table is named or uploaded.
 
     A table that cannot be read is refused in words, and the one before it stays. Its table is `lab.counts`.
     """
@@ -159,8 +161,8 @@ class CountsLab(Live):
         try:
             if source:
                 path = Path(source).expanduser() if isinstance(source, str) else bytes(source[0]["content"])
-                self.counts, self.error = passk.read_counts(path), ""
-                self._outcomes = cache(partial(passk.by_model, self.counts))
+                self.counts, self.error = counts.read_counts(path), ""
+                self._outcomes = cache(partial(counts.by_model, self.counts))
                 self._curves = cache(self._uncached_curves)
         except (ValueError, OSError) as error:
             self.error = str(error)

@@ -131,25 +131,25 @@ def _unshown(shown: list[dict]) -> list[str]:
 
 
 def _read_cell(notebook, cell, expected: list[int], report: Report, index: int) -> list[str]:
-    problems = _lacking(notebook, cell, expected)
+    lacking = _lacking(notebook, cell, expected, notebook.patience)
     listed = cell.evaluate(CONTROLS, KINDS)
-    problems += [f"a control of an unknown kind: {kind}" for kind in listed["unknown"]]
+    problems = lacking + [f"a control of an unknown kind: {kind}" for kind in listed["unknown"]]
     problems += [f"a {c['kind']} has no name" for c in listed["controls"] if not c["name"]]
     problems += _not_reached(notebook.page, cell) if listed["controls"] else []
-    waiting = list(enumerate(listed["controls"]))
-    for _ in range(2):  # a control that is switched off may be switched on by another, and a button by time
-        waiting = [(place, told) for place, told in waiting if not _move(notebook, cell, place, told, report, index)]
-        for place, told in waiting:
-            _switch_on(notebook, cell, place, told["kind"])
+    unmoved = lambda controls: [(i, told) for i, told in controls if not _move(notebook, cell, i, told, report, index)]
+    waiting = unmoved(enumerate(listed["controls"]))
+    for place, told in waiting:  # what is switched off may be switched on by another control, and a button by time
+        _switch_on(notebook, cell, place, told["kind"])
+    waiting = unmoved(waiting)
     problems += [
         f"the {told['kind']} {told['name']!r} stays switched off" for _, told in waiting if told["kind"] != "button"
     ]
-    return problems + _lacking(notebook, cell, expected)
+    return problems + _lacking(notebook, cell, expected, 0.25 if lacking else notebook.patience)
 
 
-def _lacking(notebook, cell, expected: list[int]) -> list[str]:
-    """What is missing once the page has had its time to draw it."""
-    for _ in range(int(notebook.patience / 0.25)):
+def _lacking(notebook, cell, expected: list[int], patience: float) -> list[str]:
+    """What is missing once the page has had so many seconds to draw it."""
+    for _ in range(int(patience / 0.25)):
         if not (lacking := cell.evaluate(LACKING, expected)):
             return []
         notebook.page.wait_for_timeout(250)

@@ -17,9 +17,12 @@ RAW_TEX = """() => [...document.querySelectorAll(".jp-RenderedMarkdown")].flatMa
   text => text.innerText.match(/\\$[^$]*\\\\[a-z]+[^$]*\\$/g) ?? [])"""
 
 
+pytestmark = pytest.mark.xdist_group("book")  # `edition` is made once, by one process
+
+
 @pytest.fixture(scope="session")
 def edition(tmp_path_factory):
-    """The quick edition; what `make book QUICK=1` has run already is not run again."""
+    """The quick edition; what stage 4 of `make test` or `make book QUICK=1` has run already is not run again."""
     out = tmp_path_factory.mktemp("book")
     return {path.stem: path for path in book.build(out, quick=True)}
 
@@ -52,7 +55,8 @@ def test_a_page_draws_its_figures_and_sets_its_tex_without_a_connection(reader, 
         assert reader.locator(".plotly-graph-div .main-svg").count() and reader.locator(".MathJax").count()
 
 
-def test_a_reader_walks_from_the_index_through_every_page(reader, edition):
+def test_a_reader_walks_from_the_index_through_every_page(browser, edition):
+    reader = browser.new_page(java_script_enabled=False)  # figures and TeX are looked at above
     reader.goto(edition["index"].as_uri())
     reader.locator("table a").first.click()
     for name in list(edition)[1:]:
@@ -60,3 +64,4 @@ def test_a_reader_walks_from_the_index_through_every_page(reader, edition):
         following = reader.locator("nav a").last
         if name != list(edition)[-1]:
             following.click()
+    reader.close()

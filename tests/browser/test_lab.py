@@ -220,7 +220,7 @@ from dphrl_lite.study import experiments
 policy, mini = models.load("tiny"), experiments.miniature(train=24, test=4)
 parts = presampling.partition(presampling.sample(policy, mini.task, mini.train, progress=False))
 tables = {"base": experiments.evaluate(policy, mini.task, mini.test, samples=8, progress=False)}
-small = {"problems_per_step": 16, "samples": 8, "rehearsal_per_step": 8}
+small = {"problems_per_step": 8, "samples": 4, "rehearsal_per_step": 4}
 widgets.TrainingLab(policy, mini, parts, tables, work="runs/lab", seconds=0.2, **small)
 """
 

@@ -36,7 +36,7 @@ def test_each_trick_changes_the_part_that_it_is_about(plans):
     assert gb(plans, recomputed, "activations") < 0.1 * gb(plans, bf16, "activations")
     assert gb(plans, lora, "gradients") < 0.02 * gb(plans, recomputed, "gradients")
     assert gb(plans, lora, "weights") == gb(plans, recomputed, "weights")
-    linear = sum(m * n for m, n in memory.Shape.of(budget.outline("Qwen2.5-7B").model).linear) / 1e9
+    linear = sum(m * n for m, n in memory.Shape.of(budget.plan_load("Qwen2.5-7B").model).linear) / 1e9
     assert gb(plans, nf4, "weights") == pytest.approx(linear * 4.5 / 8 + (weights - linear) * 2, rel=1e-3)
     assert gb(plans, double, "weights") == pytest.approx(linear * 4.127 / 8 + (weights - linear) * 2, rel=1e-3)
     assert gb(plans, paged, "optimizer") < 0.3 * gb(plans, double, "optimizer")
@@ -44,10 +44,10 @@ def test_each_trick_changes_the_part_that_it_is_about(plans):
 
 @pytest.mark.parametrize("size", budget.SIZES)
 def test_sizes_have_as_many_parameters_as_their_names_say(size):
-    made = budget.outline(size)
+    load_plan = budget.plan_load(size)
     billions = float(size.split("-")[-1].removesuffix("B"))
-    assert memory.Shape.of(made.model).parameters / 1e9 == pytest.approx(billions, rel=0.1)
-    assert made.model.dtype == torch.bfloat16
+    assert memory.Shape.of(load_plan.model).parameters / 1e9 == pytest.approx(billions, rel=0.1)
+    assert load_plan.model.dtype == torch.bfloat16
 
 
 def test_the_gradient_kept_for_the_log_is_off_unless_asked_for(plans):

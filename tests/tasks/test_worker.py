@@ -198,7 +198,8 @@ def test_the_sql_process_imports_only_what_it_needs():
 @posix
 def test_a_process_that_its_own_alarm_does_not_end_is_ended_by_its_parent(task, started, monkeypatch):
     assert right(task)
-    monkeypatch.setattr("dphrl_lite.tasks.worker.GRACE", 0)
+    monkeypatch.setattr("dphrl_lite.tasks.worker.GRACE", 3)
+    monkeypatch.setattr("dphrl_lite.tasks.worker.PATIENCE", 0)  # the parent's alone: the process has loaded its own
     (worker,) = started()
     worker.suspend()  # a stopped process takes no alarm
     verdict = task.verify(PROBLEM, PROBLEM.answer.replace("student", "course"))
