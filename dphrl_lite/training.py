@@ -91,9 +91,7 @@ class TrainConfig:
     samples: int = 16  # completions per problem (G)
     advantage_k: int = 1  # reward Pass@k of a problem's completions; 1: each completion on its own, as GRPO
     distinct_advantage: bool = False  # equal right answers of a group share one reward, so that each form counts alike
-    dual_clip: float | None = (
-        None  # c of the bound c A on what a negative advantage may cost; the release has 3; None: off
-    )
+    dual_clip: float | None = None  # c of the bound c A where an advantage A is negative; the release has 3; None: off
     minibatches: int = 2  # optimizer updates per step
     rehearsal_per_step: int = 128  # stored completions per step, over all minibatches
     joint_mean: bool = False  # one mean over fresh and stored tokens, as the release has it: eta counts by their share

@@ -147,7 +147,8 @@ class _Entropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
         (log_probs,) = ctx.saved_tensors
-        return log_probs.exp().mul_(log_probs + 1).mul_(-gradient[..., None])
+        p = log_probs.exp()
+        return p.addcmul_(p, log_probs).mul_(-gradient[..., None])  # -p (log p + 1), in one tensor
 
 
 def _in_chunks(model, inner, batch: TokenBatch, temperature: float, at_once: int) -> tuple[Tensor, Tensor] | None:
