@@ -108,8 +108,13 @@ def _short(part: str) -> list[str]:
     part = re.sub(r"^\*\*Minutes:\*\*.*$", "", part, flags=re.M)
     head = re.match(r"#.*", part)
     heading = f"{head[0]}\n\n" if head else ""
-    found = [""]
+    found, units = [""], []
     for paragraph in re.split(r"\n\n+", part.removeprefix(heading.strip()).strip()):
+        if units and (units[-1].endswith(":") or len(units[-1].split()) < 12):  # announces what follows
+            units[-1] += f"\n\n{paragraph}"
+        else:
+            units.append(paragraph)
+    for paragraph in units:
         if found[-1] and len(f"{found[-1]} {paragraph}".split()) > WORDS:
             found.append("")
         found[-1] = f"{found[-1]}\n\n{paragraph}".strip()

@@ -191,6 +191,7 @@ IDLE = {
     ("03", "Divergence"): "strength 0, at which no divergence acts: the title says so",
     ("05", "rehearse D_exp's right answers too"): "at threshold 1 no problem is in D_exp",
     ("06", "Refresh"): "no run elsewhere has written anything",
+    ("08", "problems"): "the table that the checker uploads has one kind of problem",
 }
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 

@@ -85,6 +85,9 @@ def test_a_heading_alone_stands_over_the_figure_that_follows():
 def test_long_prose_is_cut_between_paragraphs_under_the_same_heading():
     paragraph = "word " * (slides.WORDS - 30)
     assert [piece[:6] for piece in slides.pieces(f"## Long\n\n{paragraph}\n\n{paragraph}")] == ["## Lon"] * 2
+    listed = f"{paragraph}\n\nHere is what follows from all this, in the order of what it costs, cheap first:\n\n- {paragraph}"
+    assert [piece.startswith("Here") for piece in slides.pieces(listed)] == [False, True]
+    assert len(slides.pieces(f"**What to look for**\n\n{paragraph * 2}")) == 1
 
 
 def test_the_show_opens_without_a_network_draws_its_figure_and_sets_its_tex(made):
