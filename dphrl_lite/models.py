@@ -110,8 +110,8 @@ class Policy:
         """The ids that end a completion: the tokenizer's, all of the model's, as chat models often have several, and the one
         that the chat template ends a turn with, which a base model's configuration may not name."""
         configs = (getattr(self.model, name, None) for name in ("generation_config", "config"))
-        found = next((c.eos_token_id for c in configs if getattr(c, "eos_token_id", None) is not None), [])
-        ids = found if isinstance(found, list) else [found]
+        ends = next((c.eos_token_id for c in configs if getattr(c, "eos_token_id", None) is not None), [])
+        ids = ends if isinstance(ends, list) else [ends]
         ids = (
             *ids,
             self.tokenizer.eos_token_id,
@@ -349,15 +349,15 @@ def _end_of_turn(tokenizer, template: str | None) -> int | None:
     """The special token that `template` writes behind what an assistant said, or None."""
     if template is None:
         return None
-    said = "an answer"
-    messages = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": said}]
+    answer = "an answer"
+    messages = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": answer}]
     try:
-        after = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(said)[2].lstrip()
+        after = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(answer)[2].lstrip()
     except Exception:  # `render` says what is wrong with a template
         return None
     special = {*tokenizer.all_special_tokens, *(str(t) for t in tokenizer.added_tokens_decoder.values() if t.special)}
-    found = [token for token in special if token and after.startswith(token)]
-    return tokenizer.convert_tokens_to_ids(max(found, key=len)) if found else None
+    tokens = [token for token in special if token and after.startswith(token)]
+    return tokenizer.convert_tokens_to_ids(max(tokens, key=len)) if tokens else None
 
 
 @contextmanager

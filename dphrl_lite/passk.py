@@ -79,7 +79,7 @@ def clusters_of(problem_ids: Iterable) -> list[str]:
     Problems that share it are solved or not together, so that bands draw it whole. Any other id stands for itself.
     """
     shared = lambda name: _NUMBERS.fullmatch(name) or _DATABASE.fullmatch(name)
-    return [found.group(1) if (found := shared(str(name))) else str(name) for name in problem_ids]
+    return [match[1] if (match := shared(str(name))) else str(name) for name in problem_ids]
 
 
 @dataclass(frozen=True, eq=False, init=False)

@@ -48,8 +48,8 @@ def claim(folder: str | Path, manifest: dict) -> Path:
     folder, manifest = Path(folder), json.loads(json.dumps(manifest))
     path = folder / MANIFEST
     if not path.is_file():
-        found = list(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
-        if any(p.name != MANIFEST and not _is_partial(p) for p in found) and not path.is_file():
+        files = list(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
+        if any(p.name != MANIFEST and not _is_partial(p) for p in files) and not path.is_file():
             raise OtherRunError(
                 f"{folder} exists and is not a run of this kit (no {MANIFEST}); choose a new or empty folder"
             )
@@ -81,13 +81,13 @@ def versions() -> dict[str, str]:
     Another version may change the last bits of a log-prob, and then a token. That alone must not lock anybody out of a
     week's run, so `claim` warns and goes on: what is there stays, what is missing is computed with what is installed.
     """
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in ("dphrl-lite", "torch", "transformers"):
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def _check_same_run(folder: Path, there: dict, here: dict):

@@ -96,9 +96,9 @@ def _token_logps(model, inner, batch: TokenBatch, temperature: float) -> tuple[T
     vocabulary = config.get_text_config().vocab_size if config else 0
     at_once = LOGITS_BYTES // (4 * max(1, vocabulary))
     if batch.mask.numel() > at_once:
-        found = _in_chunks(model, inner, batch, temperature, max(1, at_once))
-        if found is not None:
-            return found
+        result = _in_chunks(model, inner, batch, temperature, max(1, at_once))
+        if result is not None:
+            return result
         if sharding.asked():
             raise NotImplementedError(
                 f"models of type {config.model_type!r} treat their logits in a way not known here, and would leave the other "
@@ -172,8 +172,8 @@ def _in_chunks(model, inner, batch: TokenBatch, temperature: float, at_once: int
     length = batch.mask.shape[1]
     hidden = seen.hidden[:, -length - 1 : -1][batch.mask].split(at_once)
     tokens = batch.input_ids[:, -length:][batch.mask].split(at_once)
-    found = [checkpoint(piece, h, t, use_reentrant=False) for h, t in zip(hidden, tokens, strict=True)]
-    logp, entropy = (torch.cat(x) for x in zip(*found, strict=True))
+    pieces = [checkpoint(piece, h, t, use_reentrant=False) for h, t in zip(hidden, tokens, strict=True)]
+    logp, entropy = (torch.cat(x) for x in zip(*pieces, strict=True))
     return tuple(x.new_zeros(batch.mask.shape).masked_scatter(batch.mask, x) for x in (logp, entropy))
 
 

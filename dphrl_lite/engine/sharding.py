@@ -119,8 +119,8 @@ def weights(model: nn.Module) -> dict[str, Tensor] | None:
 
 def gather(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
     """Whole tensors from shards, one at a time, in the CPU's memory of those processes that `keep` them."""
-    found = ((name, full(x)) for name, x in tensors.items())
-    return {name: x.cpu() if _is_shard(tensors[name]) else x for name, x in found if keep}
+    pairs = ((name, full(x)) for name, x in tensors.items())
+    return {name: x.cpu() if _is_shard(tensors[name]) else x for name, x in pairs if keep}
 
 
 def full(x: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ def like(x: Tensor, parameter: Tensor) -> Tensor:
 def dot(first: list[Tensor], second: list[Tensor]) -> float:
     """The inner product of two lists of tensors, whole or sharded alike."""
     pairs = [[x.to_local() if _is_shard(x) else x for x in pair] for pair in zip(first, second, strict=True)]
-    found = sum(torch.dot(a.flatten(), b.flatten()) for a, b in pairs)
+    product = sum(torch.dot(a.flatten(), b.flatten()) for a, b in pairs)
     if _is_shard(first[0]):
-        torch.distributed.all_reduce(found)
-    return found.item()
+        torch.distributed.all_reduce(product)
+    return product.item()

@@ -157,10 +157,10 @@ def alt_text(figure: dict) -> str:
     title = _plain((layout.get("title") or {}).get("text"))
     notes = [_plain(note.get("text")) for note in layout.get("annotations") or ()]
     axes = {f"{letter} axis": _axis_titles(layout, letter) for letter in "xy"}
-    told = _some([title, *notes], 9) or ["Figure without a title"]
-    told += [f"{direction}: {', '.join(names)}" for direction, names in axes.items() if names]
-    shown = [words for trace in figure.get("data") or () if (words := _trace(trace))]
-    return ". ".join([*told, *_some(dict.fromkeys(shown), 16)]) + "."
+    sentences = _some([title, *notes], 9) or ["Figure without a title"]
+    sentences += [f"{direction}: {', '.join(names)}" for direction, names in axes.items() if names]
+    traces = [words for trace in figure.get("data") or () if (words := _trace(trace))]
+    return ". ".join([*sentences, *_some(dict.fromkeys(traces), 16)]) + "."
 
 
 def _trace(trace: dict) -> str:
@@ -191,8 +191,8 @@ def _axis_titles(layout: dict, letter: str) -> list[str]:
 
 
 def _some(words: Iterable[str], most: int) -> list[str]:
-    said = [word for word in words if word]
-    return said[:most] + ([f"and {len(said) - most} more"] if len(said) > most else [])
+    words = [word for word in words if word]
+    return words[:most] + ([f"and {len(words) - most} more"] if len(words) > most else [])
 
 
 def _values(values) -> np.ndarray:

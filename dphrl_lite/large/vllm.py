@@ -92,17 +92,17 @@ class Engine:
         shared = {"n": samples, "temperature": temperature, "top_p": top_p, "max_tokens": max_new_tokens, "logprobs": 0}
         shared |= {"stop_token_ids": sorted(policy.eos_ids), "detokenize": False}
         how = [vllm.SamplingParams(seed=seed % SEEDS, **shared) for seed in seeds]
-        asked, lora = [{"prompt_token_ids": list(prompt)} for prompt in prompts], {}
+        requests, lora = [{"prompt_token_ids": list(prompt)} for prompt in prompts], {}
         if self.adapter:
             from vllm.lora.request import LoRARequest
 
             lora["lora_request"] = LoRARequest("policy", 1, self.adapter)
-        told = self.llm.generate(asked, how, use_tqdm=False, **lora)
-        return [[_completion(one, temperature, top_p) for one in answer.outputs] for answer in told]
+        answers = self.llm.generate(requests, how, use_tqdm=False, **lora)
+        return [[_completion(one, temperature, top_p) for one in answer.outputs] for answer in answers]
 
 
-def _completion(told, temperature: float, top_p: float) -> Completion:
-    ids = list(told.token_ids)
-    logp = [float(at[token].logprob) for at, token in zip(told.logprobs, ids, strict=True)]
+def _completion(output, temperature: float, top_p: float) -> Completion:
+    ids = list(output.token_ids)
+    logp = [float(at[token].logprob) for at, token in zip(output.logprobs, ids, strict=True)]
     other = 0.0 if temperature == 0 else float("nan")
     return Completion(ids, logp, logp if temperature == top_p == 1 else [other] * len(ids))

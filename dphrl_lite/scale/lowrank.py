@@ -13,8 +13,8 @@ from torch import Tensor, nn
 def linear_weights(model: nn.Module) -> dict[str, Tensor]:
     """The weights that LoRA on "all linear layers" adapts, by name: every `nn.Linear` but the one that writes the logits."""
     head = model.get_output_embeddings()
-    found = model.named_modules()
-    return {name: m.weight.detach() for name, m in found if isinstance(m, nn.Linear) and m is not head}
+    modules = model.named_modules()
+    return {name: m.weight.detach() for name, m in modules if isinstance(m, nn.Linear) and m is not head}
 
 
 def singular_values(before: nn.Module, after: nn.Module) -> dict[str, Tensor]:
@@ -31,8 +31,8 @@ def shares(values: Mapping[str, Tensor]) -> pd.DataFrame:
     still = [name for name, s in values.items() if s.square().sum() == 0]
     if still:
         raise ValueError(f"{still[0]} did not change, so there is nothing to keep; compare a model with a trained one")
-    kept = {name: (s.square().cumsum(0) / s.square().sum()).numpy() for name, s in values.items()}
-    table = pd.DataFrame({name: pd.Series(share) for name, share in kept.items()}).fillna(1.0)
+    energy = {name: (s.square().cumsum(0) / s.square().sum()).numpy() for name, s in values.items()}
+    table = pd.DataFrame({name: pd.Series(share) for name, share in energy.items()}).fillna(1.0)
     return table.set_axis(pd.RangeIndex(1, len(table) + 1, name="rank"))
 
 

@@ -45,28 +45,28 @@ def read_counts(source: str | Path | bytes, correct: str | None = None) -> pd.Da
     if table.empty:
         raise ValueError(f"the table has no rows: {_WANTED}")
     numbers = {name: _whole_column(table, name) for name in ("n", "c", "distinct") if name in table}
-    found = pd.DataFrame({"model": _model_names(table), "family": table.get("family", pd.Series("", table.index))})
+    counts = pd.DataFrame({"model": _model_names(table), "family": table.get("family", pd.Series("", table.index))})
     more = {name: table[name].astype(str) for name in ("cluster",) if name in table}
-    found = found.astype(str).assign(problem=table.get("problem"), **more, **numbers)
+    counts = counts.astype(str).assign(problem=table.get("problem"), **more, **numbers)
     groups = ["model", "family"]
-    found["problem"] = (found.groupby(groups).cumcount() if "problem" not in table else found["problem"]).astype(str)
-    _refuse(found, found["n"] < 1, "n = 0: expected at least one answer to each problem")
-    _refuse(found, found["c"] > found["n"], "more right answers than were drawn; expected c <= n")
+    counts["problem"] = (counts.groupby(groups).cumcount() if "problem" not in table else counts["problem"]).astype(str)
+    _refuse(counts, counts["n"] < 1, "n = 0: expected at least one answer to each problem")
+    _refuse(counts, counts["c"] > counts["n"], "more right answers than were drawn; expected c <= n")
     _refuse(
-        found,
-        found.duplicated([*groups, "problem"]),
+        counts,
+        counts.duplicated([*groups, "problem"]),
         "its problem stands there before, for the same model: expected one row each; name the runs in model or seed",
     )
-    return found[[*groups, "problem", *more, *numbers]]
+    return counts[[*groups, "problem", *more, *numbers]]
 
 
 def _counted(table: pd.DataFrame, correct: str | None) -> pd.DataFrame:
     """Single answers as counts; a table without a problem or a verdict as it came."""
     rows = table.copy()
-    for name, kept in (("metric", _VERDICTS if correct is None else (correct,)), ("doc", ("id",))):
+    for name, columns in (("metric", _VERDICTS if correct is None else (correct,)), ("doc", ("id",))):
         if name in rows and isinstance(rows[name].iloc[0], dict):  # as lighteval has them
             inside = pd.DataFrame(rows[name].tolist(), rows.index)
-            rows = rows.assign(**{column: inside[column] for column in kept if column in inside})
+            rows = rows.assign(**{column: inside[column] for column in columns if column in inside})
     problem = next((name for name in _PROBLEMS if name in rows), None)
     verdict = correct or next((name for name in _VERDICTS if name in rows), None)
     if problem is None or verdict not in rows:

@@ -129,17 +129,17 @@ def rollouts(presampled: str | Path, out: str | Path, threshold: int = 6) -> int
     table, manifest = presampling.load(presampled), presampling.read_manifest(presampled)
     parts = presampling.partition(table, threshold)
     bucket = {i: name for name in ("perfect", "exploration", "unsolved") for i in getattr(parts, name)}
-    told = {key: x for key, x in manifest.items() if key != "kind"} | json.loads(
+    details = {key: x for key, x in manifest.items() if key != "kind"} | json.loads(
         (presampled / shards.TOTALS).read_text()
     )
-    told |= {row["bucket"]: row["problems"] for row in parts.summary().to_dict("records")}
+    details |= {row["bucket"]: row["problems"] for row in parts.summary().to_dict("records")}
     about = DatasetCardData(
         task_categories=["text-generation"],
         tags=["dph-rl", "reinforcement-learning", "rollouts"],
         configs=[{"config_name": "default", "data_files": "shard-*.parquet"}],
     )
     shown = {"model": manifest["model"], "problems": manifest["problem_count"], "samples": manifest["samples"]}
-    text = _ROLLOUTS.format(**shown, threshold=threshold, table=_table(told))
+    text = _ROLLOUTS.format(**shown, threshold=threshold, table=_table(details))
 
     def write(folder: Path):
         folder.mkdir()

@@ -35,12 +35,12 @@ class Arithmetic(Task):
 
     def check(self, problem: Problem, completion: str) -> Verdict:
         """`Verdict` for the last number in `completion`."""
-        found = _NUMBER.findall(completion.replace("−", "-"))
-        if not found:
+        numbers = _NUMBER.findall(completion.replace("−", "-"))
+        if not numbers:
             return Verdict(False, None, "no number in the completion")
-        said, asked = found[-1], str(problem.answer).strip()
-        right = said == asked
-        return Verdict(right, said, f"the last number is {said}, expected {asked}", said if right else None)
+        last, expected = numbers[-1], str(problem.answer).strip()
+        right = last == expected
+        return Verdict(right, last, f"the last number is {last}, expected {expected}", last if right else None)
 
 
 def is_held_out(a: int, b: int) -> bool:

@@ -64,10 +64,10 @@ class Task:
                 f"problem {problem.id!r} has no answer, so nothing can be verified against it; "
                 f"a {self.name} problem needs one: fill in `answer` or drop the problem"
             )
-        said, unfinished = without_thoughts("" if completion is None else str(completion))
-        if unfinished and not said.strip():
+        answer, unfinished = without_thoughts("" if completion is None else str(completion))
+        if unfinished and not answer.strip():
             return Verdict(False, None, "no answer: the thinking is unfinished")
-        return self.check(problem, said)
+        return self.check(problem, answer)
 
     def verify_all(self, pairs: Iterable[tuple[Problem, str]]) -> list[Verdict]:
         """`verify` of each (problem, completion), in order; a task with worker processes uses them all at once.
@@ -77,8 +77,8 @@ class Task:
         run, pairs = self.workers.map if self.workers else map, list(pairs)
         different = {(id(problem), completion): (problem, completion) for problem, completion in pairs}
         verdicts = run(lambda pair: self.verify(*pair), different.values())
-        found = dict(zip(different, verdicts, strict=True))
-        return [found[id(problem), completion] for problem, completion in pairs]
+        verdict_on = dict(zip(different, verdicts, strict=True))
+        return [verdict_on[id(problem), completion] for problem, completion in pairs]
 
     def usable(self, problems: Iterable[Problem]) -> list[Problem]:
         """Those of `problems` to which there is no objection."""
@@ -90,8 +90,8 @@ class Task:
         """The ids of problems whose own answer its verifier cannot use or refuses, or does not judge in time -> why."""
         problems = list(problems)
         run = self.workers.map if self.workers else map
-        found = zip(problems, run(self._objection, problems), strict=True)
-        return {problem.id: why for problem, why in found if why}
+        objections = zip(problems, run(self._objection, problems), strict=True)
+        return {problem.id: why for problem, why in objections if why}
 
     def _objection(self, problem: Problem) -> str | None:
         try:

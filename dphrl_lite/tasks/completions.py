@@ -46,15 +46,15 @@ def without_thoughts(completion: str) -> tuple[str, bool]:
     if channels:
         final = channels[-1][1].lower() == "final"
         return (_without_end(completion[channels[-1].end() :]) if final else ""), not final
-    said, start, thinks = [], 0, False
+    outside, start, thinks = [], 0, False
     for tag in _TAG.finditer(completion):
         closes = bool(tag["slash"] or tag["close"] or (tag["name"] or "").lower().startswith("end_"))
         if closes and not thinks:
-            said.clear()
+            outside.clear()
         elif not closes and not thinks:
-            said.append(completion[start : tag.start()])
+            outside.append(completion[start : tag.start()])
         start, thinks = tag.end(), not closes
-    return "\n".join(said if thinks else [*said, _without_end(completion[start:])]), thinks
+    return "\n".join(outside if thinks else [*outside, _without_end(completion[start:])]), thinks
 
 
 def _without_end(text: str) -> str:
@@ -64,5 +64,5 @@ def _without_end(text: str) -> str:
 
 def marked_answers(text: str) -> list[tuple[int, str]]:
     """Where answers between tags such as `<answer>...</answer>` end in `text`, and what they hold; without blank ones."""
-    found = ((match.end(), match["html"] or match["mark"] or "") for match in _ANSWER.finditer(text))
-    return [(end, inside) for end, inside in found if inside.strip(" .\n\t")]
+    marks = ((match.end(), match["html"] or match["mark"] or "") for match in _ANSWER.finditer(text))
+    return [(end, inside) for end, inside in marks if inside.strip(" .\n\t")]

@@ -77,11 +77,11 @@ def _judge(gold: Reading, written: str, text: str, own: bool) -> dict:
             marked = [quantity[0]]
     if not marked:
         return _in_prose(gold, rest)
-    found = _compare(gold, marked[0], own)
-    if not found["correct"] and len(marked) > 1 and _is_list(gold):
+    verdict = _compare(gold, marked[0], own)
+    if not verdict["correct"] and len(marked) > 1 and _is_list(gold):
         joined = _compare(gold, ", ".join(dict.fromkeys(reversed(marked))), own)
-        return joined if joined["correct"] else found
-    return found
+        return joined if joined["correct"] else verdict
+    return verdict
 
 
 def _is_list(gold: Reading) -> bool:
@@ -92,23 +92,22 @@ def _is_list(gold: Reading) -> bool:
 
 def _compare(gold: Reading, answer: str, own: bool) -> dict:
     letters = frozenset(re.sub(r"\\[A-Za-z]+", "", gold.value)) - set("0123456789")
-    said = read(answer, frozenset(letters))
-    shown, why = said.value, conflict(gold, said)
-    if why:
-        return {"answer": shown, "correct": False, "reason": why}
-    if gold.time and said.time and ("m" in gold.time) == ("m" in said.time):
-        return {"answer": said.time, "correct": gold.time == said.time}
-    if (said.key == gold.key and not (own and re.search(r"\d", gold.value) and not is_bomb(gold.value))) or (
-        gold.time and gold.time.split()[0] == said.time
+    reading = read(answer, frozenset(letters))
+    if why := conflict(gold, reading):
+        return {"answer": reading.value, "correct": False, "reason": why}
+    if gold.time and reading.time and ("m" in gold.time) == ("m" in reading.time):
+        return {"answer": reading.time, "correct": gold.time == reading.time}
+    if (reading.key == gold.key and not (own and re.search(r"\d", gold.value) and not is_bomb(gold.value))) or (
+        gold.time and gold.time.split()[0] == reading.time
     ):
-        return {"answer": shown, "correct": True}
-    if not said.key:
+        return {"answer": reading.value, "correct": True}
+    if not reading.key:
         return {"answer": None, "correct": False}
-    values = [value for value in _sides(said.value, gold.value) if not is_bomb(value)]
+    values = [value for value in _sides(reading.value, gold.value) if not is_bomb(value)]
     if not values:
         return {"answer": None, "correct": False, "reason": _REFUSED}
-    found = [_compare_value(gold, value) for value in values]
-    return next((one for one in found if one["correct"]), found[-1])
+    verdicts = [_compare_value(gold, value) for value in values]
+    return next((verdict for verdict in verdicts if verdict["correct"]), verdicts[-1])
 
 
 def _compare_value(gold: Reading, value: str) -> dict:
@@ -140,10 +139,10 @@ def _in_prose(gold: Reading, rest: str) -> dict:
     parsed = _parse(rest, unmarked=True) if rest.strip() else []
     if not parsed:
         return {"answer": None, "correct": False}
-    found = {"answer": str(parsed[-1]), "correct": _same(_parse_gold(gold.value), parsed)}
-    if found["correct"] and _is_false(parsed[0], gold):
-        return found | {"correct": False, "reason": "the statement is false"}
-    return found
+    verdict = {"answer": str(parsed[-1]), "correct": _same(_parse_gold(gold.value), parsed)}
+    if verdict["correct"] and _is_false(parsed[0], gold):
+        return verdict | {"correct": False, "reason": "the statement is false"}
+    return verdict
 
 
 _SIDES = re.compile(r"(?<![<>!\\])=|\\equiv(?![A-Za-z])")

@@ -9,6 +9,7 @@ and does not parse (`Select the names of all customers`) is prose wherever somet
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import islice
 
 import sqlglot
 from sqlglot import exp
@@ -106,9 +107,9 @@ def _fenced(text: str) -> tuple[int, str | None]:
 
 def _inline(text: str) -> str | None:
     """The last query in inline code, one with a table rather than a clause that is only talked about."""
-    found = list(filter(None, (_closed(text, opening) for opening in list(_INLINE.finditer(text))[-10:])))
-    tables = [sql for sql in found if re.search(r"\bfrom\b", sql, re.IGNORECASE)]
-    return (tables or found or [None])[-1]
+    queries = list(filter(None, (_closed(text, opening) for opening in list(_INLINE.finditer(text))[-10:])))
+    tables = [sql for sql in queries if re.search(r"\bfrom\b", sql, re.IGNORECASE)]
+    return (tables or queries or [None])[-1]
 
 
 def _closed(text: str, opening: re.Match) -> str | None:
@@ -127,8 +128,8 @@ def _unfenced(text: str) -> str | None:
         starts = [
             start for start in starts if not start[1].lstrip("( ")[1:4].islower() or start[1].lstrip("( ")[0].islower()
         ]
-    found = (_first_statement(_unquoted(text, start)) for start in starts)
-    sql = _first_that_parses(found)
+    statements = (_first_statement(_unquoted(text, start)) for start in starts)
+    sql = _first_that_parses(statements)
     if sql is None or not _parses(sql):
         inside = (
             _first_statement(text[start.start(1) :]) for start in (*_LABELLED.finditer(text), *_INSIDE.finditer(text))
@@ -147,14 +148,12 @@ def _unquoted(text: str, start: re.Match) -> str:
 
 
 def _first_that_parses(candidates: Iterable[str]) -> str | None:
-    found = []
-    for sql in candidates:
+    first = None
+    for sql in islice(candidates, MAX_CUTS):
         if _parses(sql):
             return sql
-        found.append(sql)
-        if len(found) == MAX_CUTS:
-            break
-    return found[0] if found else None
+        first = sql if first is None else first
+    return first
 
 
 @lru_cache(maxsize=4096)

@@ -16,12 +16,11 @@ TEX_ERRORS = "() => [...document.querySelectorAll('.MathJax_Error, .merror, .noE
 RAW_TEX = """() => [...document.querySelectorAll(".jp-RenderedMarkdown")].flatMap(
   text => text.innerText.match(/\\$[^$]*\\\\[a-z]+[^$]*\\$/g) ?? [])"""
 
-
 pytestmark = pytest.mark.xdist_group("book")  # `edition` is made once, by one process
 
 
 @pytest.fixture(scope="session")
-def edition(tmp_path_factory):
+def edition(browser, tmp_path_factory):  # no pages where nobody can look at them
     """The quick edition; what stage 4 of `make test` or `make book QUICK=1` has run already is not run again."""
     out = tmp_path_factory.mktemp("book")
     return {path.stem: path for path in book.build(out, quick=True)}
