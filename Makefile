@@ -101,6 +101,8 @@ ARROWS = $(if $(shell grep -F '[tool.importlinter' pyproject.toml),$(VENV)/bin/l
 
 # on two cores: neighbours share what they build, and who is done takes from the other
 SHARED := -n 2 --dist worksteal
+# a reader waits for pages half of the time: a third fills two cores; the pages of the book stay with one (xdist_group)
+READERS := -n 3 --dist loadgroup
 # side by side, with one thread each: the students' edition, kept as pages for the browser stage, and that of solutions
 STUDENTS = OMP_NUM_THREADS=1 $(RUN) -m dphrl_lite.course.book --quick --out build/quick-book
 SOLUTIONS = OMP_NUM_THREADS=1 $(RUN) -m pytest --nbmake --nbmake-timeout=900 notebooks/solutions
@@ -112,7 +114,7 @@ test: $(INSTALLED) ## run everything that continuous integration runs
 	$(call stage,2,tests,$(RUN) -m pytest tests --ignore=tests/browser $(SHARED))
 	$(call stage,3,notebooks carry no outputs,$(RUN) -m nbstripout --verify --keep-id $(NOTEBOOKS))
 	$(call stage,4,notebooks run,rm -rf build/book/*-quick; $(STUDENTS) & students=$$!; trap "kill $$students" INT TERM; $(SOLUTIONS); solutions=$$?; wait $$students && [ $$solutions = 0 ])
-	$(call stage,5,browser,$(RUN) -m pytest tests/browser -rs -n 2 --dist loadgroup)
+	$(call stage,5,browser,$(RUN) -m pytest tests/browser -rs $(READERS))
 	@printf '\nmake test: %s\n' "$$($(RUN) -c 'from dphrl_lite.doctor import find_browser as found; \
 	  print("all 5 stages passed" if found() else "stages 1 to 4 passed; stage 5 (browser) was SKIPPED: no Chromium or Chrome here")')"
 

@@ -97,15 +97,15 @@ def generate(
     rows = max_rows or rows_at_once(policy.model, max(map(len, prompts), default=0) + max_new_tokens)
     drawer = _Drawer(temperature, top_p, training_temperature)
     start = partial(decoding.start, policy, captured=captured)
-    found = [[] for _ in prompts]
+    completions = [[] for _ in prompts]
     with _evaluating(policy.model), graphs.tidied(policy.model):
         for chosen in _batches([len(p) for p in prompts], max(1, rows // samples)):
             uniforms = torch.stack([_uniforms(seeds[i], samples, max_new_tokens) for i in chosen])
             for some in uniforms.split(rows, 1):  # one part, unless a single group is too large
                 drawn = _decode(policy, start, [prompts[i] for i in chosen], some, drawer)
                 for i, group in zip(chosen, drawn, strict=True):
-                    found[i] += group
-    return found
+                    completions[i] += group
+    return completions
 
 
 def rows_at_once(model, tokens: int, device: torch.device | None = None) -> int:

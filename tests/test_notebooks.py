@@ -1,5 +1,5 @@
 """What every notebook has to have: a head that says what, how long and where next; short cells that define no logic; links
-that lead somewhere. That notebooks run is seen elsewhere (nbmake, browser); exercises: tests/check."""
+that lead somewhere. That notebooks run is seen elsewhere (the quick book, nbmake, browser); exercises: tests/check."""
 
 import ast
 import re
