@@ -101,8 +101,8 @@ ARROWS = $(if $(shell grep -F '[tool.importlinter' pyproject.toml),$(VENV)/bin/l
 
 # on two cores: neighbours share what they build, and who is done takes from the other
 SHARED := -n 2 --dist worksteal
-# a reader waits for pages half of the time: a third fills two cores; the pages of the book stay with one (xdist_group)
-READERS := -n 3 --dist loadgroup
+# the pages of the book stay with one of the two (xdist_group)
+READERS := -n 2 --dist loadgroup
 # side by side, with one thread each: the students' edition, kept as pages for the browser stage, and that of solutions
 STUDENTS = OMP_NUM_THREADS=1 $(RUN) -m dphrl_lite.course.book --quick --out build/quick-book
 SOLUTIONS = OMP_NUM_THREADS=1 $(RUN) -m pytest --nbmake --nbmake-timeout=900 notebooks/solutions
