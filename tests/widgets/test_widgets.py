@@ -20,7 +20,7 @@ from dphrl_lite import divergences, passk, presampling, training, widgets
 from dphrl_lite.objectives import METHODS
 from dphrl_lite.passk import Outcomes
 from dphrl_lite.scale import lowrank
-from dphrl_lite.study import conclusions, debate, experiments, frontier
+from dphrl_lite.study import conclusions, debate, experiments, frontier, path_conclusions
 
 
 def test_divergence_explorer_follows_every_control():
@@ -157,6 +157,19 @@ def scores():
     table = pd.DataFrame(values, index, columns=["distinct", "Pass@1", "Pass@4", "Pass@64"])
     table.loc[table.index.get_level_values("split") == "probe", "Pass@64"] = np.nan
     return table
+
+
+def two_paths():
+    """Mean scores of the base model and of two methods at two learning rates, and the points of their paths."""
+    point = ["method", "strength", "learning_rate", "steps", "back"]
+    rows = [("base", None, None, 0, 0.0)]
+    rows += [(m, None, rate, steps, 0.0) for m in ("grpo", "dapo") for rate in (3e-5, 1e-4) for steps in (20, 60)]
+    scores = pd.DataFrame(rows, columns=point).astype({"strength": float, "learning_rate": float})
+    numbers = np.arange(len(scores)) / 20
+    scores = scores.assign(**{"Pass@1": 0.3 + numbers, "Pass@8": 0.9 - numbers, "Pass@64": 1 - numbers}, seeds=1)
+    scores["line"] = path_conclusions.label(scores)
+    points = scores[1:].assign(seed=0, kl=numbers[1:], **{"lost": numbers[1:], "lost elsewhere": numbers[1:] / 2})
+    return scores, points
 
 
 def test_front_explorer_follows_every_control(scores):
@@ -577,6 +590,7 @@ def builders(request, tmp_path):
         "bias_lab": lambda: widgets.bias_lab([0.1, 0.5]),
         "flow_explorer": lambda: widgets.flow_explorer(outcomes),
         "front_explorer": lambda: widgets.front_explorer(need("scores")),
+        "path_explorer": lambda: widgets.path_explorer(*two_paths()),
         "CountsLab": lambda: widgets.CountsLab(tmp_path / "counts.csv"),
         "TrainingDashboard": lambda: widgets.TrainingDashboard({"grpo": tmp_path / "run"}),
         "TrainingLab": lambda: need("lab"),
