@@ -132,9 +132,9 @@ def told(parts: Mapping[str, float], rate: float, rows: int, what: str, device: 
         rate: of this machine, from `matrix_rate`.
         rows: completions drawn at once; fewer than `ROWS` take as long as so many.
         what: the run, in words.
-        device: "cuda" or "cpu".
+        device: "cuda"; what is said of others is measured on a CPU.
     """
-    busy_sampling = BUSY_SAMPLING.get(device, 0.05) * (min(1, rows / ROWS) if device == "cuda" else 1)
+    busy_sampling = BUSY_SAMPLING.get(device, BUSY_SAMPLING["cpu"]) * (min(1, rows / ROWS) if device == "cuda" else 1)
     measured = "an H200 at 7B, docs/gpu.md" if device == "cuda" else "the tiny model on a CPU"
     spent = hours(parts, rate, BUSY, busy_sampling)
     total, drawing = sum(spent.values()), spent["sampling"]
