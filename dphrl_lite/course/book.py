@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jupyter_server_mathjax
@@ -338,10 +339,10 @@ def write_library(out: Path) -> None:
     shutil.copytree(mathjax, out / "mathjax", ignore=skipped, dirs_exist_ok=True)
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "book")
+def command(build: Callable[[Path, bool], Sequence[Path]], words: str, folder: str) -> None:
+    """The command of an edition: `build` with a folder, `folder` of the kit if none is given, and whether at small sizes."""
+    parser = argparse.ArgumentParser(description=words.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=REPOSITORY / folder)
     parser.add_argument("--quick", action="store_true", help="runs of a few steps, as in the tests")
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -350,4 +351,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(build, __doc__, "book")

@@ -9,8 +9,6 @@ than `WORDS` words would stand on one. A cell's `slideshow` metadata, as Jupyter
     python -m dphrl_lite.course.slides --out slides        # --quick: at the sizes of the tests, for a look at the slides
 """
 
-import argparse
-import os
 import re
 import shutil
 from pathlib import Path
@@ -226,16 +224,5 @@ def write_library(out: Path) -> None:
     (out / "slides.js").write_text(SCRIPT, encoding="utf-8")
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=book.REPOSITORY / "slides")
-    parser.add_argument("--quick", action="store_true", help="runs of a few steps, as in the tests")
-    arguments = parser.parse_args()
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    pages = build(arguments.out.resolve(), arguments.quick)
-    print(f"{len(pages)} pages; open {pages[0]}")
-
-
 if __name__ == "__main__":
-    main()
+    book.command(build, __doc__, "slides")

@@ -38,21 +38,6 @@ def test_no_problem_is_in_two_splits_and_enough_are_tested(domain):
     assert len(sets["test"]) >= 1000
 
 
-@pytest.fixture
-def small(monkeypatch):
-    """A sweep of seconds: few problems, few answers, one step."""
-    monkeypatch.setattr(frontier, "TRAINED", {"countdown": {"cd3": 24, "cd4": 8}})
-    monkeypatch.setattr(frontier, "SETTINGS", {"countdown": {"steps": 1, "problems_per_step": 4}})
-    held_out = {split: {"cd3": 3} for split in ("validation", "test")} | {"probe": {"sort": 2}}
-    monkeypatch.setattr(frontier, "HELD_OUT", {"countdown": held_out})
-    monkeypatch.setattr(frontier, "DRAWN", {"validation": 4, "test": 4, "probe": 2})
-    for cached in (frontier.held_out, frontier.training_problems):
-        cached.cache_clear()
-    yield
-    for cached in (frontier.held_out, frontier.training_problems):
-        cached.cache_clear()
-
-
 def test_a_trial_writes_its_outcomes_and_its_cost(small, tmp_path):
     for trial in (Trial("countdown", "base", None, 0), Trial("countdown", "dph-f+balanced", 0.3, 1)):
         frontier.run_trial(trial, tmp_path)

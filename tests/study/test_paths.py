@@ -14,25 +14,17 @@ from dphrl_lite.study.paths import LINES, PathTrial
 
 
 @pytest.fixture
-def small(monkeypatch):
-    """Paths of seconds: few problems, few answers, two steps."""
-    monkeypatch.setattr(frontier, "TRAINED", {"countdown": {"cd3": 24, "cd4": 8}})
-    monkeypatch.setattr(frontier, "SETTINGS", {"countdown": {"steps": 1, "problems_per_step": 4}})
-    held_out = {split: {"cd3": 3} for split in ("validation", "test")} | {"probe": {"sort": 2}}
-    monkeypatch.setattr(frontier, "HELD_OUT", {"countdown": held_out})
-    monkeypatch.setattr(frontier, "DRAWN", {"validation": 4, "test": 4, "probe": 2})
+def small_paths(small, monkeypatch):
+    """Paths of seconds: two steps on what `small` leaves."""
     monkeypatch.setattr(paths, "CHECKPOINTS", {"countdown": (1, 2)})
-    monkeypatch.setattr(
-        paths, "SETS", {"countdown": {"validation": {"cd3": 3}, "test": {"cd3": 2}, "probe": {"sort": 2}}}
-    )
-    for cached in (frontier.held_out, frontier.training_problems, paths._sets):
-        cached.cache_clear()
+    sets = {"validation": {"cd3": 3}, "test": {"cd3": 2}, "probe": {"sort": 2}}
+    monkeypatch.setattr(paths, "SETS", {"countdown": sets})
+    paths._sets.cache_clear()
     yield
-    for cached in (frontier.held_out, frontier.training_problems, paths._sets):
-        cached.cache_clear()
+    paths._sets.cache_clear()
 
 
-def test_a_path_holds_outcomes_cost_and_kl_of_every_checkpoint_and_of_the_way_back(small, tmp_path):
+def test_a_path_holds_outcomes_cost_and_kl_of_every_checkpoint_and_of_the_way_back(small_paths, tmp_path):
     for trial in (PathTrial("countdown", "base", None, 0), PathTrial("countdown", "dph-f", 0.3, 1, 1e-3)):
         trial.run(tmp_path)
     frontier.collect(tmp_path, PathTrial, COLUMNS + paths.POINT)
@@ -47,7 +39,7 @@ def test_a_path_holds_outcomes_cost_and_kl_of_every_checkpoint_and_of_the_way_ba
     assert not (tmp_path / "work").exists() or not list((tmp_path / "work").iterdir())
 
 
-def test_a_killed_path_goes_on_and_gives_the_same(small, tmp_path, monkeypatch):
+def test_a_killed_path_goes_on_and_gives_the_same(small_paths, tmp_path, monkeypatch):
     trial = PathTrial("countdown", "grpo", None, 0, 1e-4)
     trial.run(tmp_path / "whole")
     whole_kl, calls = paths.kl_to_reference, []
