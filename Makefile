@@ -144,7 +144,7 @@ frontier: $(INSTALLED) ## run what runs/frontier lacks of the big sweep, MINUTES
 	@$(RUN) -m dphrl_lite.cli experiment frontier --out runs/frontier $(if $(MINUTES),--minutes $(MINUTES))
 
 class: $(INSTALLED) ## five runs of the sweep for a class, in runs/class
-	@$(RUN) -m dphrl_lite.cli experiment frontier-class --out runs/class
+	@$(RUN) -m dphrl_lite.cli experiment class --out runs/class
 
 doctor: $(INSTALLED) ## say what this machine can run, and why
 	@$(RUN) -m dphrl_lite.cli doctor

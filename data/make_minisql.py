@@ -1,4 +1,4 @@
-"""Make the 64 databases of miniature text-to-SQL: `python data/make_minisql.py [folder]` (default: `minisql` beside this file).
+"""Make the 164 databases of miniature text-to-SQL: `python data/make_minisql.py [folder]` (default: `minisql` beside this file).
 
 The same bytes on every run. What is in them stands in `dphrl_lite/tasks/minisql.py`.
 """

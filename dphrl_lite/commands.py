@@ -253,15 +253,16 @@ class Experiment:
     """Print what a shipped comparison says, or run one into a folder; what is there already is read.
 
     first-look: the tiny model on countdown; multiplication: the small language model; base, GRPO and DPH-JS. frontier: every
-    method and strength on countdown and SQL; frontier-class: five of those runs.
+    method and strength on countdown and SQL; paths: every method at several learning rates, evaluated as it goes on, with the
+    small language model too; class: five short paths.
     """
 
-    name: Positional[Literal["first-look", "multiplication", "frontier", "frontier-class"]]  # which comparison
+    name: Positional[Literal["first-look", "multiplication", "frontier", "paths", "class"]]  # which comparison
     out: str | None = None  # folder in which everything is run; None: read the shipped outcomes
     steps: int | None = None  # training steps of each run (60; 15)
     seeds: list[int] | None = None  # training seeds (0 1 2; 0; 0 1 2 3 4)
-    domains: list[str] | None = None  # of the frontier: countdown, sql (both)
-    methods: list[str] | None = None  # of the frontier (all)
+    domains: list[str] | None = None  # of frontier: countdown, sql; of paths more (all)
+    methods: list[str] | None = None  # of frontier or paths (all)
     minutes: float | None = None  # begin no run after so many; the same command goes on (no limit)
     processes: int | None = None  # runs at once (one per core)
 

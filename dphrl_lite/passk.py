@@ -71,15 +71,25 @@ def whole_numbers(x, name: str) -> np.ndarray:
 
 _NUMBERS = re.compile(r"(cd\d+:[\d-]+):\d+")  # countdown: the same numbers, other targets
 _DATABASE = re.compile(r"([^:]+):[^:]+:\d+")  # SQL: the same database, another question
+_OPERANDS = re.compile(r"([^:]+):\d+:(\d+)-(\d+)")  # arithmetic: the same two numbers, in another order or wording
 
 
 def clusters_of(problem_ids: Iterable) -> list[str]:
-    """What each problem shares with others, read from the kit's ids: the database of a question, the numbers of countdown.
+    """What each problem shares with others, read from the kit's ids: the database of a question, the numbers of countdown or
+    of a product.
 
     Problems that share it are solved or not together, so that bands draw it whole. Any other id stands for itself.
     """
-    shared = lambda name: _NUMBERS.fullmatch(name) or _DATABASE.fullmatch(name)
-    return [match[1] if (match := shared(str(name))) else str(name) for name in problem_ids]
+    return [_cluster(str(name)) for name in problem_ids]
+
+
+def _cluster(name: str) -> str:
+    if match := _NUMBERS.fullmatch(name) or _DATABASE.fullmatch(name):
+        return match[1]
+    if match := _OPERANDS.fullmatch(name):
+        family, *numbers = match.groups()
+        return f"{family}:" + "-".join(sorted(numbers, key=int))
+    return name
 
 
 @dataclass(frozen=True, eq=False, init=False)

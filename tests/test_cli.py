@@ -311,7 +311,7 @@ def test_a_mistake_gets_a_sentence_and_status_2(capsys):
         (["first-look", "--minutes", "5", "--out", "x"], "first-look has no setting minutes; it has steps, seeds"),
         (["frontier", "--steps", "5", "--out", "x"], "frontier has no setting steps"),
         (["frontier", "--methods", "grop", "--out", "x"], "Did you mean 'grpo'"),
-        (["frontier-class"], "no runs of frontier-class are shipped: give it a folder with --out"),
+        (["class"], "no runs of class are shipped: give it a folder with --out"),
     ],
 )
 def test_what_an_experiment_cannot_do_is_said(capsys, tmp_path, monkeypatch, command, reason):

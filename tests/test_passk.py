@@ -103,6 +103,7 @@ def test_bands_draw_clusters_whole():
 
 def test_clusters_are_read_from_the_kits_names():
     names = ["mini62:count:5", "mini62:most:1", "cd3:2-4-10:2", "cd3:2-4-10:7", "sort:4-3-1", "anything", 7]
+    assert passk.clusters_of(["multiplication:1:8-2", "multiplication:0:2-8"]) == ["multiplication:2-8"] * 2
     assert passk.clusters_of(names) == ["mini62"] * 2 + ["cd3:2-4-10"] * 2 + ["sort:4-3-1", "anything", "7"]
 
 

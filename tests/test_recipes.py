@@ -82,10 +82,10 @@ def test_the_sql_miniature_is_that_of_the_frontier(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     recipe, train = settings.load("recipes/miniature_sql.yaml", TrainConfig)
     _, config = settings.load("recipes/miniature_sql.yaml", EvaluateConfig)
-    assert recipe.load_problems() == frontier.training_problems("sql")
-    assert frontier.SETTINGS["sql"].items() <= vars(train).items()
+    assert recipe.load_problems() == frontier.DOMAINS["sql"].problems
+    assert frontier.DOMAINS["sql"].settings.items() <= vars(train).items()
     asked = {s.name: len(s.problems) for s in settings.problem_sets(config) if s.in_domain}
-    assert asked == frontier.HELD_OUT["sql"]["test"]
+    assert asked == frontier.DOMAINS["sql"].held_out["test"]
 
 
 def test_the_sql_miniature_runs_from_end_to_end(tmp_path, monkeypatch, capsys):

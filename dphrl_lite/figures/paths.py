@@ -19,7 +19,7 @@ def loss_by_distance(points: pd.DataFrame, title: str = "") -> go.Figure:
         points: from `path_conclusions.distances`.
         title: what stands above.
     """
-    panels = list(path_conclusions.LOSSES.values())
+    panels = [words.format(score=points["score"].iloc[0]) for words in path_conclusions.LOSSES.values()]
     figure = make_subplots(cols=2, horizontal_spacing=0.12, subplot_titles=panels)
     names = path_conclusions.method_of(points)
     for col, loss in enumerate(path_conclusions.LOSSES, 1):

@@ -84,9 +84,10 @@ _PROBLEM = ["domain", "split", "problem"]
 
 def choice(scores: pd.DataFrame) -> pd.DataFrame:
     """The strength of each method in each domain by `RULE`, over the seeds that all its strengths have (if there are any):
-    domain, method, strength."""
+    domain, method, strength. Pass@8 stands for Pass@64 where fewer answers were drawn."""
     validation = scores.xs("validation", level="split")
-    runs = (validation["Pass@1"] + validation["Pass@64"]).rename("merit").reset_index()
+    high = validation["Pass@64"].fillna(validation["Pass@8"]) if "Pass@8" in validation else validation["Pass@64"]
+    runs = (validation["Pass@1"] + high).rename("merit").reset_index()
     method, count = ["domain", "method"], lambda by: runs.groupby(by, observed=True)["strength"].transform("nunique")
     runs["common"] = count([*method, "seed"]) == count(method)
     runs = runs[runs["common"] | ~runs.groupby(method, observed=True)["common"].transform("any")]
@@ -326,9 +327,9 @@ def best_difference(
 ) -> dict[str, float]:
     """A score of method `first` minus that of `second`, each at the strength that `RULE` chooses, in every draw again.
 
-    With `at_least` another rule chooses: the highest Pass@64 on validation among the strengths that reach this Pass@1 there, or
-    the highest Pass@1 where none does. On the seeds that all strengths of both have. Returns value, low, high, p (against
-    `-within`), seeds.
+    With `at_least` another rule chooses: the best of what is `highest` on validation among the strengths that reach this Pass@1
+    there, or the highest Pass@1 where none does. On the seeds that all strengths of both have. Returns value, low, high, p
+    (against `-within`), seeds.
     """
     sweep = _sweep(table)
     swept = sweep.methods(domain)
@@ -341,11 +342,18 @@ def best_difference(
     heights = {name: draws[names == name] for name in (first, second)}
     for name in several:
         mine = [(name, at) for at in swept[name]]
-        merit, _ = _draws(parts[1], [(runs, k) for k in ("Pass@1", "Pass@64") for runs in mine], seeds)
+        merit, _ = _draws(parts[1], [(runs, k) for k in ("Pass@1", highest(sweep, domain)) for runs in mine], seeds)
         one, many = merit.reshape(2, len(mine), -1)
         best = (one + many if at_least is None else np.where(one >= at_least, 1 + many, one)).argmax(0)
         heights[name] = np.take_along_axis(heights[name], best[None], 0)
     return _band((heights[first] - heights[second])[0], sample, within=within)
+
+
+def highest(table, domain: str) -> str:
+    """The score that says what is solved at all: Pass@64, or Pass@8 where fewer than 64 answers were drawn."""
+    table = _sweep(table).table
+    drawn = table.loc[(table["domain"] == domain) & (table["split"] == "validation"), "n"]
+    return "Pass@8" if drawn.min() < 64 else "Pass@64"
 
 
 # ---- fronts ----------------------------------------------------------------------------------------------------------
@@ -556,7 +564,7 @@ def scoreboard(table, runs: pd.DataFrame, domain: str, k: int = 32) -> pd.DataFr
     completions that the reference scored. Seconds stand in `runs`, but belong to whatever else the machine did.
     """
     sweep = _sweep(table)
-    best = strengths(run_scores(sweep.table, (1, 64)), domain)
+    best = strengths(run_scores(sweep.table, (1, 8, 64)), domain)
     rows = {name: _score_row(sweep, runs, domain, (name, best[name]), k) for name in sorted(best, key=rank)}
     return pd.DataFrame.from_dict(rows, orient="index")
 

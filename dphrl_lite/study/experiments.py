@@ -282,7 +282,14 @@ def _path_conclusions(folder: str | Path) -> str:
 
 
 def _conclusions(folder: str | Path) -> str:
-    return conclusions.report(*frontier.read(folder))
+    text = conclusions.report(*frontier.read(folder))
+    shipped = Path(folder) == frontier.FRONTIER and (paths.PATHS / pipeline.OUTCOMES).is_file()
+    return f"{text}\n\n# With the learning rate as an axis\n{_path_conclusions(paths.PATHS)}" if shipped else text
+
+
+def _class_scores(folder: str | Path) -> str:
+    scores = path_conclusions.mean_scores(frontier.read(folder)[0], paths.CLASS)
+    return conclusions.as_text(scores.set_index("line")[["Pass@1", "Pass@8", "Pass@64"]])
 
 
 _CHUNKS = ("minutes", "processes")
@@ -291,5 +298,5 @@ EXPERIMENTS = {
     "multiplication": Experiment(multiplication, MULTIPLICATION, _summary, ("steps", "seeds")),
     "frontier": Experiment(frontier.run, frontier.FRONTIER, _conclusions, ("seeds", "domains", "methods", *_CHUNKS)),
     "paths": Experiment(paths.run, paths.PATHS, _path_conclusions, ("seeds", "domains", "methods", *_CHUNKS)),
-    "frontier-class": Experiment(frontier.run_class, None, _conclusions, _CHUNKS),
+    "class": Experiment(paths.run_class, None, _class_scores, _CHUNKS),
 }

@@ -15,46 +15,53 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from dphrl_lite import models, tasks
+from dphrl_lite import models
 from dphrl_lite.engine import checkpoint
 from dphrl_lite.errors import lookup
-from dphrl_lite.evaluation import COLUMNS, EvaluateConfig, ProblemSet
+from dphrl_lite.evaluation import COLUMNS, ProblemSet
 from dphrl_lite.models import DATA
 from dphrl_lite.objectives import METHODS
-from dphrl_lite.presampling import PartitionConfig, PresampleConfig
+from dphrl_lite.presampling import PartitionConfig
 from dphrl_lite.settings import run_name
 from dphrl_lite.study import pipeline
+from dphrl_lite.study.domains import DRAWN, SQL, Domain
 from dphrl_lite.study.pipeline import OUTCOMES, RUNS, Result, Stages
-from dphrl_lite.tasks import Problem, Task, countdown, minisql
 from dphrl_lite.training import TrainConfig
 
 FRONTIER = DATA / "frontier"
-SEEDS, THRESHOLD = (0, 1, 2, 3, 4), 6
+SEEDS = (0, 1, 2, 3, 4)
 CURVATURES = (0.03, 0.1, 0.3, 1.0, 3.0)  # eta f''(1): equal values are the fair first comparison of divergences
-SQL = tuple(minisql.FORMS)
-TRAINED = {"countdown": {"cd3": 400, "cd4": 400}, "sql": dict.fromkeys(SQL, 96)}  # problems of each family
-SETTINGS = {"countdown": {"steps": 60}, "sql": {"steps": 40, "learning_rate": 3e-4}}  # of training, beyond its defaults
-HELD_OUT = {
-    "countdown": {
-        "validation": {"cd3": 120, "cd4": 180},
-        "test": {"cd3": 241, "cd4": 800},
-        "probe": {"sort": 100} | dict.fromkeys(SQL, 16),
-    },
-    "sql": {
-        "validation": dict.fromkeys(SQL, 25),
-        "test": dict.fromkeys(SQL, 125),
-        "probe": {"sort": 100, "cd3": 100, "cd4": 100},
-    },
+DOMAINS = {
+    domain.name: domain
+    for domain in (
+        Domain(
+            "countdown",
+            trained={"cd3": 400, "cd4": 400},
+            held_out={
+                "validation": {"cd3": 120, "cd4": 180},
+                "test": {"cd3": 241, "cd4": 800},
+                "probe": {"sort": 100} | dict.fromkeys(SQL, 16),
+            },
+            settings={"steps": 60},
+        ),
+        Domain(
+            "sql",
+            trained=dict.fromkeys(SQL, 96),
+            held_out={
+                "validation": dict.fromkeys(SQL, 25),
+                "test": dict.fromkeys(SQL, 125),
+                "probe": {"sort": 100, "cd3": 100, "cd4": 100},
+            },
+            settings={"steps": 40, "learning_rate": 3e-4},
+        ),
+    )
 }
-DRAWING = PresampleConfig(problems_per_batch=16)
-DRAWN = {"validation": 64, "test": 64, "probe": 16}  # answers to each problem
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,11 @@ class Trial:
         """Its files' name."""
         return run_name(self.seed, self.domain, self.method, self.strength)
 
+    @property
+    def where(self) -> Domain:
+        """Its domain."""
+        return DOMAINS[self.domain]
+
     def variant(self) -> Variant:
         """What its method's name means."""
         return VARIANTS.get(self.method) or Variant(self.method)
@@ -113,15 +125,17 @@ class Trial:
 
     def stages(self, **settings) -> Stages:
         """Its settings of every stage; `settings` are further ones of training."""
-        evaluate = EvaluateConfig(greedy=False)
+        where = self.where
         if self.method == "base":
-            return Stages(evaluate=evaluate)
+            return Stages(evaluate=where.evaluate)
         variant = self.variant()
-        chosen = {"strength": self.strength if variant.back is None else None} | SETTINGS[self.domain]
-        chosen |= {"seed": self.seed, "steps": variant.longer * SETTINGS[self.domain]["steps"]}
+        chosen = {"strength": self.strength if variant.back is None else None} | dict(where.settings)
+        chosen |= {"seed": self.seed, "steps": variant.longer * where.steps}
         train = TrainConfig(variant.method, **chosen | dict(variant.train) | settings)
-        partition = PartitionConfig(**{"threshold": THRESHOLD} | dict(variant.partition))
-        return Stages(DRAWING, partition, train, evaluate, None if variant.back is None else self.strength)
+        partition = PartitionConfig(**{"threshold": where.threshold} | dict(variant.partition))
+        return Stages(
+            where.presample, partition, train, where.evaluate, None if variant.back is None else self.strength
+        )
 
 
 def strengths() -> dict[str, tuple]:
@@ -135,52 +149,19 @@ def strengths() -> dict[str, tuple]:
     return {name: (strength,) for name, strength in single.items()} | fronts
 
 
-def trials(domains: Sequence[str] = tuple(TRAINED), methods=None, seeds: Sequence[int] = SEEDS) -> list[Trial]:
+def trials(domains: Sequence[str] = tuple(DOMAINS), methods=None, seeds: Sequence[int] = SEEDS) -> list[Trial]:
     """All trials, seed by seed: a sweep that is stopped has compared all methods on the seeds that it did."""
     chosen = {name: values for name, values in strengths().items() if methods is None or name in methods}
     named = [(name, value) for name, values in chosen.items() for value in values]
     return [Trial(where, *name, seed) for seed, where, name in itertools.product(seeds, domains, named)]
 
 
-# for a class: five methods at one strength, one seed
-CLASS = [
-    Trial("countdown", name, strength, 0)
-    for name, strength in {"grpo": None, "rkl": 0.3, "sft": 0.3, "dph-f": 0.3, "dph-js": 0.6}.items()
-]
-
-
 # ---- one trial -------------------------------------------------------------------------------------------------------
-
-
-@cache
-def held_out(domain: str, split: str) -> list[ProblemSet]:
-    """The held-out problems of a split; "probe" holds what reinforcement learning in this domain never trains."""
-    source, sets = "test" if split == "probe" else split, []
-    for family, count in HELD_OUT[domain][split].items():
-        problems = _home(family).problems(family, count, source)
-        sets.append(ProblemSet(family, _task(family), problems, split != "probe", split, DRAWN[split]))
-    return sets
-
-
-def _home(family: str):
-    return minisql if family in SQL else countdown
-
-
-@cache
-def _task(family: str) -> Task:
-    return tasks.get("sql", databases=DATA / "minisql") if family in SQL else tasks.get("countdown")
-
-
-@cache
-def training_problems(domain: str) -> list[Problem]:
-    """What is pre-sampled, split and trained on in a domain."""
-    return [p for family, count in TRAINED[domain].items() for p in _home(family).problems(family, count)]
 
 
 def run_trial(trial: Trial, folder: Path):
     """Train and evaluate; writes the run's cost and then its outcomes."""
-    sets = [part for split in DRAWN for part in held_out(trial.domain, split)]
-    result = run_stages(trial.domain, trial.stages(), folder, sets)
+    result = run_stages(trial.where, trial.stages(), folder, trial.where.every_set)
     table = _labelled(result, trial)
     entropy = float(table.loc[table["split"] == "test", "entropy"].mean())
     text = json.dumps(asdict(trial) | cost(result) | {"entropy": entropy})
@@ -189,16 +170,14 @@ def run_trial(trial: Trial, folder: Path):
 
 
 def run_stages(
-    domain: str, stages: Stages, folder: Path, sets: Sequence[ProblemSet] = (), progress: bool = False, **calling
+    domain: Domain, stages: Stages, folder: Path, sets: Sequence[ProblemSet] = (), progress: bool = False, **calling
 ) -> Result:
     """The pipeline in a domain; the reference's answers to its training problems are drawn once, into `folder`.
 
     `calling` goes on to `pipeline.run`.
     """
-    task, problems = _task(next(iter(TRAINED[domain]))), training_problems(domain)
-    rollouts = folder / f"presampling-{domain}"
-    calling |= {"rollouts": rollouts, "progress": progress}
-    return pipeline.run(models.load("tiny"), stages, task, problems, sets, **calling)
+    calling |= {"rollouts": folder / f"presampling-{domain.name}", "progress": progress}
+    return pipeline.run(domain.policy, stages, domain.task, domain.problems, sets, **calling)
 
 
 def _labelled(result: Result, trial: Trial) -> pd.DataFrame:
@@ -235,17 +214,17 @@ def own_run(
         An outcomes table, as `run_trial` writes.
     """
     variant = VARIANTS.get(method) or Variant(lookup(METHODS, "method", method).name)
-    lookup(TRAINED, "domain", domain)
-    lookup(DRAWN, "split", split)
+    where = lookup(DOMAINS, "domain", domain)
+    lookup(where.held_out, "split", split)
     own = METHODS[variant.method]
     if variant.back is not None:
         strength = variant.back if strength is None else float(strength)
     else:
         strength = None if own.penalty == "none" else own.strength_of(strength)
     trial = Trial(domain, method, strength, seed)
-    sets = [replace(part, problems=part.problems[:problems]) for part in held_out(domain, split)]
+    sets = [replace(part, problems=part.problems[:problems]) for part in where.sets[split]]
     stages = trial.stages(**{} if steps is None else {"steps": steps})
-    return _labelled(run_stages(domain, stages, Path(folder), sets, progress), trial)[COLUMNS]
+    return _labelled(run_stages(where, stages, Path(folder), sets, progress), trial)[COLUMNS]
 
 
 def cost(result: Result) -> dict:
@@ -274,18 +253,17 @@ def sweep(
         folder: of this sweep alone; what is there is not run again, whether as files of a trial or collected.
         minutes: no trial is begun after that; None runs all.
         processes: at once; None: one per core.
-        identity: what of the sweep, besides, may not change while it goes on.
+        identity: what of the sweep may not change while it goes on; None: of this module's.
 
     Returns:
         How many trials are still missing.
     """
-    manifest = {"kind": "frontier", "threshold": THRESHOLD, "trained": TRAINED, "settings": SETTINGS}
-    manifest |= {"held_out": HELD_OUT, "drawn": DRAWN, "versions": checkpoint.versions()} | dict(identity or {})
+    manifest = {"versions": checkpoint.versions()} | dict(_identity() if identity is None else identity)
     manifest |= {"weights": checkpoint.weights_digest(models.load("tiny").model)}
     folder, until = checkpoint.claim(folder, manifest), time.time() + 60 * (np.inf if minutes is None else minutes)
-    domains = dict.fromkeys(trial.domain for trial in wanted)
-    for domain in domains:  # before trials do at once
-        run_stages(domain, Stages(DRAWING), folder, progress=True)
+    domains = {trial.domain: trial.where for trial in wanted}
+    for domain in domains.values():  # before trials do at once
+        run_stages(domain, Stages(domain.presample), folder, progress=True)
     kind = type(wanted[0]) if wanted else Trial
     wanted = [kind(domain, "base", None, 0) for domain in domains] + list(wanted)
     done = _done(folder, kind)
@@ -304,6 +282,12 @@ def sweep(
     if left:
         print(f"{left} of {len(wanted)} runs are missing; the same command goes on with them", file=sys.stderr)
     return left
+
+
+def _identity() -> dict:
+    of = lambda part: {name: getattr(domain, part) for name, domain in DOMAINS.items()}
+    settings = {part: of(part) for part in ("trained", "settings", "held_out")}
+    return {"kind": "frontier", "threshold": DOMAINS["countdown"].threshold, "drawn": DRAWN} | settings
 
 
 def _end_with_parent():
@@ -339,15 +323,8 @@ def run(out: str | Path, seeds: Sequence[int] = SEEDS, domains=None, methods=Non
     for method in methods or ():
         lookup(strengths(), "method of the frontier", method)
     for domain in domains or ():
-        lookup(TRAINED, "domain", domain)
-    left = sweep(trials(domains or tuple(TRAINED), methods, seeds), out, minutes, processes)
-    collect(out)
-    return left
-
-
-def run_class(out: str | Path, minutes=None, processes=None) -> int:
-    """The class version: `CLASS` alone."""
-    left = sweep(CLASS, out, minutes, processes)
+        lookup(DOMAINS, "domain", domain)
+    left = sweep(trials(domains or tuple(DOMAINS), methods, seeds), out, minutes, processes)
     collect(out)
     return left
 

@@ -21,7 +21,7 @@ SCORES = ("Pass@1", "Pass@8", "Pass@64")
 ENOUGH = 3  # seeds with which a configuration may be chosen, or as many as any of its method has
 RULE = (
     "of a method's configurations (strength, learning rate, steps, way back) the one with the highest validation mean of Pass@1 "
-    "and Pass@64, averaged over seeds"
+    "and Pass@64 (Pass@8 where fewer than 64 answers are drawn), averaged over seeds"
 )
 
 
@@ -100,20 +100,20 @@ def best(table: pd.DataFrame, domain: str) -> pd.DataFrame:
     """
     outcomes, behind = configurations(table)
     sweep, rows = Sweep(outcomes), {}
-    chosen = conclusions.strengths(conclusions.run_scores(outcomes, (1, 64)), domain)
+    chosen = conclusions.strengths(conclusions.run_scores(outcomes, (1, 8, 64)), domain)
     for name in sorted(chosen, key=conclusions.rank):
         of = name, chosen[name]
         mine = behind[(behind["domain"] == domain) & (behind["method"] == name)]
         mine = mine[mine["number"].isna() if of[1] is None else mine["number"] == of[1]].iloc[0]
-        scores = {score: conclusions.mean(sweep, domain, of, score)["value"] for score in SCORES}
+        scores = {score: conclusions.mean(sweep, domain, of, score)["value"] for score in _drawn(sweep, domain)}
         scores["elsewhere"] = conclusions.mean(sweep, domain, of, "Pass@1", "probe")["value"]
         rows[name] = mine[[*POINT[1:], "seeds"]].to_dict() | scores
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def at_equal(table: pd.DataFrame, domain: str, target: float, other: str = "grpo") -> pd.DataFrame:
-    """What loses least at equal Pass@1: every method minus `other`, each at the configuration with the highest validation Pass@64
-    among those that reach `target` there, chosen in every draw again.
+    """What loses least at equal Pass@1: every method minus `other`, each at the configuration with the best of what is
+    `conclusions.highest` on validation among those that reach `target` there, chosen in every draw again.
 
     Rows (method, score), columns difference, low, high, p (corrected for all rows), seeds. Methods of which no configuration
     reaches the target on validation are left out, and all are where `other` does not.
@@ -133,10 +133,14 @@ def at_equal_cost(
     return _against(outcomes, domain, other, outcomes.loc[outcomes["domain"] == domain, "method"].unique())
 
 
+def _drawn(sweep: Sweep, domain: str) -> tuple[str, ...]:
+    return SCORES[: SCORES.index(conclusions.highest(sweep, domain)) + 1]
+
+
 def _against(outcomes: pd.DataFrame, domain: str, other: str, names, **rule) -> pd.DataFrame:
     sweep, rows = Sweep(outcomes), {}
     rivals = sorted(set(names) - {other, "base"}, key=conclusions.rank) if other in names else []
-    for name, score in product(rivals, SCORES):
+    for name, score in product(rivals, _drawn(sweep, domain)):
         with suppress(NotComparable):
             rows[name, score] = conclusions.best_difference(sweep, domain, name, other, score, **rule)
     index = pd.MultiIndex.from_tuples(rows, names=["method", "score"])
@@ -147,25 +151,26 @@ def _against(outcomes: pd.DataFrame, domain: str, other: str, names, **rule) -> 
 
 # ---- distance --------------------------------------------------------------------------------------------------------
 
-LOSSES = {"lost": "Pass@64 lost on the test problems", "lost elsewhere": "Pass@1 lost on other tasks"}
+LOSSES = {"lost": "{score} lost on the test problems", "lost elsewhere": "Pass@1 lost on other tasks"}
 
 
 def distances(table: pd.DataFrame, runs: pd.DataFrame, domain: str) -> pd.DataFrame:
     """Every evaluated point of every run: POINT, seed, kl, kl_probe (nats per answer), what was lost against the base model
-    (columns of LOSSES), and Pass@1."""
-    scores = _by_point(table[table["domain"] == domain])
+    (columns of LOSSES), of which score (Pass@64, or Pass@8 where fewer were drawn), and Pass@1."""
+    table, score = table[table["domain"] == domain], conclusions.highest(table, domain)
+    scores = _by_point(table, score)
     base = scores[scores["method"] == "base"].iloc[0]
     trained = scores[scores["method"] != "base"]
-    lost = {"lost": base["Pass@64"] - trained["Pass@64"], "lost elsewhere": base["elsewhere"] - trained["elsewhere"]}
+    lost = {"lost": base[score] - trained[score], "lost elsewhere": base["elsewhere"] - trained["elsewhere"]}
     measured = runs.loc[runs["domain"] == domain, [*POINT, "seed", "kl", "kl_probe"]].astype({"method": str})
-    return trained.assign(**lost).merge(measured, on=[*POINT, "seed"])
+    return trained.assign(**lost, score=score).merge(measured, on=[*POINT, "seed"])
 
 
-def _by_point(table: pd.DataFrame) -> pd.DataFrame:
+def _by_point(table: pd.DataFrame, score: str) -> pd.DataFrame:
     keys = [*POINT, "seed"]
     counts = table.astype({"method": str, "split": str})
-    counts = counts.assign(**{f"Pass@{k}": conclusions.estimates(counts["n"], counts["c"], k) for k in (1, 64)})
-    means = counts.groupby([*keys, "split"], dropna=False)[["Pass@1", "Pass@64"]].mean().reset_index()
+    counts = counts.assign(**{f"Pass@{k}": conclusions.estimates(counts["n"], counts["c"], k) for k in (1, 8, 64)})
+    means = counts.groupby([*keys, "split"], dropna=False)[list(dict.fromkeys(("Pass@1", score)))].mean().reset_index()
     test, probe = (means[means["split"] == split].drop(columns="split") for split in ("test", "probe"))
     elsewhere = probe[[*keys, "Pass@1"]].rename(columns={"Pass@1": "elsewhere"})
     return test.merge(elsewhere, on=keys)
@@ -246,7 +251,7 @@ def report(table: pd.DataFrame, runs: pd.DataFrame) -> str:
         tables = {"Every method at its configuration": chosen.assign(learning_rate=rates)}
         grpo = ran[(ran["method"] == "grpo") & (ran["back"] == 0)]
         if len(grpo):
-            one = _by_point(mine)
+            one = _by_point(mine, "Pass@1")
             tops = one[one["method"] == "grpo"].groupby(POINT, dropna=False)["Pass@1"].mean()
             for share in (0.5, 0.8, 0.95):  # of the way from the base model to the best Pass@1 that grpo reaches
                 base = one.loc[one["method"] == "base", "Pass@1"].mean()
@@ -261,15 +266,16 @@ def report(table: pd.DataFrame, runs: pd.DataFrame) -> str:
         points = distances(mine, ran, domain)
         for loss, words in LOSSES.items():
             found, explained = leaves(points, loss)
-            tables[
-                f"{words}, by KL(policy, reference) per answer: one curve explains {explained:.0%}; who leaves it"
-            ] = found
+            lost = words.format(score=conclusions.highest(mine, domain))
+            title = f"{lost}, by KL(policy, reference) per answer: one curve explains {explained:.0%}; who leaves it"
+            tables[title] = found
         for title, found in tables.items():
             shown = conclusions.differences_in_words(found) if isinstance(found.index, pd.MultiIndex) else found
             parts.append(f"\n{title}\n{conclusions.as_text(shown)}")
+        ks = (8, 64) if conclusions.highest(mine, domain) == "Pass@64" else (8,)
         for rate in (None, *sorted(ran["learning_rate"].dropna().unique())):
             where = "each method at its best configuration" if rate is None else f"learning rate {rate:g} throughout"
-            found = verdicts(mine, rate)
+            found = verdicts(mine, rate, ks)
             if len(found):
                 parts.append(f"\nWhich claims hold, {where}\n{conclusions.as_text(found)}")
     return "\n".join(parts)

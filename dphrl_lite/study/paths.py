@@ -1,6 +1,6 @@
 """Paths: every run of a sweep evaluated as it goes on, with the size of the step as an axis beside method and strength.
 
-A *path* is one training run with one method, strength, learning rate and seed, evaluated after each of `CHECKPOINTS` steps, and
+A *path* is one training run with one method, strength, learning rate and seed, evaluated after some of its steps, and
 after the last one also part of the way back to the reference's weights. Its cost and its distance from the reference, KL per
 answer, stand beside its outcomes. Trials, folders and resuming are `frontier`'s; what may be concluded, `path_conclusions`'s.
 """
@@ -8,8 +8,7 @@ answer, stand beside its outcomes. Trials, folders and resuming are `frontier`'s
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -21,20 +20,28 @@ from dphrl_lite.errors import lookup
 from dphrl_lite.evaluation import COLUMNS, ProblemSet
 from dphrl_lite.models import DATA, Policy
 from dphrl_lite.study import frontier
+from dphrl_lite.study.domains import SQL, Domain
 from dphrl_lite.study.frontier import Trial, Variant
 
 PATHS = DATA / "paths"
-CHECKPOINTS = {"countdown": (20, 60, 120, 200)}  # steps after which a path is evaluated
 POINT = ["learning_rate", "steps", "back"]  # further columns of outcomes and runs; back: the share of the way back
-SETS = {
-    "countdown": {
-        "validation": {"cd3": 120, "cd4": 180},
-        "test": {"cd3": 241, "cd4": 400},
-        "probe": {"sort": 100} | dict.fromkeys(("count", "most", "whose", "without"), 16),
-    }
-}  # of `frontier.HELD_OUT`, the first so many
-RATES = (1e-5, 3e-5, 1e-4)
-SLOW, USUAL = 3e-5, 1e-4
+SLOWEST, SLOW, USUAL = range(3)  # of a domain's learning rates
+
+
+@dataclass(frozen=True, eq=False)
+class Paths(Domain):
+    """A domain in which runs are evaluated as they go on."""
+
+    checkpoints: tuple[int, ...] = (20, 60, 120, 200)  # steps after which a path is evaluated
+    rates: tuple[float, float, float] = (1e-5, 3e-5, 1e-4)  # a tenth, about a third, and all of the usual learning rate
+
+    @property
+    def steps(self) -> int:
+        """How long its runs are."""
+        return self.checkpoints[-1]
+
+
+CLASS = "class"
 BACK = {"grpo": (0.3, 0.5), "grpo+pass@4": (0.3, 0.5), "dph-f": (0.3,)}
 KL_SAMPLES = 4  # answers to each test problem that its KL is measured on
 SEEDS = (0, 1, 2, 3, 4)
@@ -52,41 +59,127 @@ VARIANTS = frontier.VARIANTS | {
 }
 
 
+_COUNTDOWN = Paths(
+    "countdown",
+    trained={"cd3": 400, "cd4": 400},
+    held_out={
+        "validation": {"cd3": 120, "cd4": 180},
+        "test": {"cd3": 241, "cd4": 400},
+        "probe": {"sort": 100} | dict.fromkeys(("count", "most", "whose", "without"), 16),
+    },
+    settings={},
+)
+DOMAINS = {
+    domain.name: domain
+    for domain in (
+        _COUNTDOWN,
+        # Pass@64 of SQL is near 1 for all, so that fewer answers are drawn, to questions about many databases
+        Paths(
+            "sql",
+            trained=dict.fromkeys(SQL, 96),
+            held_out={
+                "validation": dict.fromkeys(SQL, 25),
+                "test": dict.fromkeys(SQL, 125),
+                "probe": {"sort": 100, "cd3": 100, "cd4": 100},
+            },
+            settings={},
+            drawn={"validation": 16, "test": 16, "probe": 16},
+            sources={"test": "wide"},
+            checkpoints=(10, 20, 40, 80),
+            rates=(3e-5, 1e-4, 3e-4),
+        ),
+        # a real language model: `python data/make_small.py`, or the hub
+        Paths(
+            "multiplication",
+            trained={"multiplication": None},
+            held_out={
+                "validation": {"multiplication": None},
+                "test": {"multiplication": None},
+                "probe": {"addition": None, "subtraction": None},
+            },
+            settings={
+                "problems_per_step": 8,
+                "samples": 8,
+                "rehearsal_per_step": 16,
+                "max_new_tokens": 16,
+                "gradient_parts": False,
+            },
+            threshold=2,
+            drawn={"validation": 64, "test": 64, "probe": 64},
+            model="small",
+            drawing={"max_new_tokens": 16, "problems_per_batch": 16},
+            generation={"max_new_tokens": 16, "problems_per_batch": 4},  # more would need more memory than training
+            sources={"train": "fit"},
+            checkpoints=(10, 20, 40),
+            rates=(3e-6, 1e-5, 3e-5),
+        ),
+        # where might rehearsal add something that a smaller step does not? few problems, stale samples, long training
+        replace(_COUNTDOWN, name="countdown-few", trained={"cd3": 40, "cd4": 40}),
+        replace(_COUNTDOWN, name="countdown-stale", settings={"minibatches": 8}),
+        replace(_COUNTDOWN, name="countdown-long", checkpoints=(200, 400, 600)),
+        # three minutes for a class
+        replace(
+            _COUNTDOWN,
+            name="class",
+            held_out={
+                "validation": {"cd3": 20, "cd4": 30},
+                "test": {"cd3": 100, "cd4": 150},
+                "probe": {"sort": 50, "whose": 16},
+            },
+            checkpoints=(60,),
+        ),
+    )
+}
+
+
+_MATCHED = {"dph-f": 0.3, "dph-js": 0.6, "rkl": 0.3, "sft": 0.3}  # strengths of one curvature
+
+
 @dataclass(frozen=True)
 class Line:
-    """A method (or a variant of `frontier.VARIANTS`) at a strength and the learning rates that it is tried at.
+    """A method (or a variant of `VARIANTS`) at a strength and at some of its domain's learning rates.
 
     A `claim` rests on it: it gets all `SEEDS`, others `FEW`.
     """
 
     method: str
     strength: float | None
-    rates: tuple[float, ...]
+    rates: tuple[int, ...]
     claim: bool = False
 
 
-LINES = [
-    Line("grpo", None, RATES, claim=True),
-    Line("dph-f", 0.3, (SLOW, USUAL), claim=True),
-    Line("dph-js", 0.6, (SLOW, USUAL), claim=True),
-    Line("rkl", 0.3, (SLOW, USUAL), claim=True),
-    Line("sft", 0.3, (SLOW, USUAL), claim=True),
+CLAIMS = [
+    Line("grpo", None, (SLOWEST, SLOW, USUAL), claim=True),
+    *(Line(name, strength, (SLOW, USUAL), claim=True) for name, strength in _MATCHED.items()),
     Line("grpo+pass@4", None, (SLOW,), claim=True),
-    Line("grpo-exp", None, RATES),
-    # the divergence alone: same stored answers, same curvature
-    Line("dph-reverse_kl", 0.3, (SLOW,)),
-    Line("dph-hellinger", 0.6, (SLOW,)),
-    Line("dph-pearson_chi2", 0.15, (SLOW,)),
-    Line("rkl-exp", 0.3, (SLOW,)),  # what differs from rkl is what it explores
-    *(Line(name, 0.3, (SLOW,)) for name in ("dph-f+all", "dph-f+wrong", "dph-f+all+wrong")),
-    *(Line(name, None, (SLOW, USUAL)) for name in ("grpo+seldom", "grpo+distinct")),
-    *(Line("grpo-entropy", strength, (SLOW,)) for strength in (0.003, 0.03)),
-    *(
-        Line(method, round(strength * unit, 2), (SLOW, USUAL))
-        for strength in (0.1, 1.0)
-        for method, unit in {"dph-f": 1, "dph-js": 2, "rkl": 1, "sft": 1}.items()
-    ),
 ]
+REGIMES = [Line("grpo", None, (SLOW, USUAL)), *(Line(name, _MATCHED[name], (SLOW, USUAL)) for name in ("dph-f", "rkl"))]
+SWEPT = tuple(name for name in DOMAINS if name != CLASS)
+LINES = dict.fromkeys(DOMAINS, REGIMES) | {
+    CLASS: [
+        Line("grpo", None, (SLOW, USUAL)),
+        *(Line(name, _MATCHED[name], (USUAL,)) for name in ("rkl", "dph-f", "dph-js")),
+    ],
+    "multiplication": CLAIMS,
+    "sql": [*CLAIMS, Line("grpo-exp", None, (SLOW, USUAL))],
+    "countdown": [
+        *CLAIMS,
+        Line("grpo-exp", None, (SLOWEST, SLOW, USUAL)),
+        # the divergence alone: same stored answers, same curvature
+        Line("dph-reverse_kl", 0.3, (SLOW,)),
+        Line("dph-hellinger", 0.6, (SLOW,)),
+        Line("dph-pearson_chi2", 0.15, (SLOW,)),
+        Line("rkl-exp", 0.3, (SLOW,)),  # what differs from rkl is what it explores
+        *(Line(name, 0.3, (SLOW,)) for name in ("dph-f+all", "dph-f+wrong", "dph-f+all+wrong")),
+        *(Line(name, None, (SLOW, USUAL)) for name in ("grpo+seldom", "grpo+distinct")),
+        *(Line("grpo-entropy", strength, (SLOW,)) for strength in (0.003, 0.03)),
+        *(
+            Line(name, round(factor * strength, 2), (SLOW, USUAL))
+            for factor in (1 / 3, 10 / 3)
+            for name, strength in _MATCHED.items()
+        ),
+    ],
+}
 
 
 @dataclass(frozen=True)
@@ -101,6 +194,11 @@ class PathTrial(Trial):
         rate = None if self.learning_rate is None else f"lr{self.learning_rate:g}"
         return frontier.run_name(self.seed, self.domain, self.method, self.strength, rate)
 
+    @property
+    def where(self) -> Paths:
+        """Its domain."""
+        return DOMAINS[self.domain]
+
     def variant(self) -> Variant:
         """What its method's name means here."""
         return VARIANTS.get(self.method) or Variant(self.method)
@@ -108,7 +206,7 @@ class PathTrial(Trial):
     def run(self, folder: Path):
         """Train and evaluate from checkpoint to checkpoint; each is written, and a run that was killed goes on from there."""
         work, parts = folder / "work" / self.name, []
-        for steps in (0,) if self.method == "base" else CHECKPOINTS[self.domain]:
+        for steps in (0,) if self.method == "base" else self.where.checkpoints:
             path = work / f"{steps}.parquet"
             if not path.is_file():
                 table, costs = self._checkpoint(steps, folder, work / "run")
@@ -126,34 +224,30 @@ class PathTrial(Trial):
 
     def _checkpoint(self, steps: int, folder: Path, work: Path) -> tuple[pd.DataFrame, list[dict]]:
         """Outcomes and costs after so many steps, as trained and part of the way back."""
-        stages = self.stages()
+        where, stages = self.where, self.stages()
         if stages.train:
             rate = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
             stages = replace(stages, train=replace(stages.train, steps=steps, checkpoint_every=steps, **rate))
-        trained = frontier.run_stages(self.domain, replace(stages, evaluate=None), folder, out=work)
-        policy, start = trained.policy, models.load("tiny")
-        last = bool(stages.train) and steps == CHECKPOINTS[self.domain][-1]
+        trained = frontier.run_stages(where, replace(stages, evaluate=None), folder, out=work)
+        policy, start = trained.policy, where.policy
+        last = bool(stages.train) and steps == where.checkpoints[-1]
         tables, costs = [], []
         for back in (0.0, *(BACK.get(self.method, ()) if last else ())):
             there = policy.copy()
             if back:
                 models.interpolate(there, 1 - back, start)
-            table = evaluation.evaluate(there, _sets(self.domain), stages.evaluate, progress=False)
+            table = evaluation.evaluate(there, where.every_set, stages.evaluate, progress=False)
             point = asdict(self) | {"steps": steps, "back": back}
             tables.append(table.assign(**point).astype({"strength": float, "learning_rate": float}))
             entropy = float(table.loc[table["split"] == "test", "entropy"].mean())
-            kl = {
-                "kl" if inside else "kl_probe": kl_to_reference(
-                    there, start, [part for part in _sets(self.domain) if part.split == ("test" if inside else "probe")]
-                )
-                for inside in (True, False)
-            }
+            parts = {"kl": where.sets["test"], "kl_probe": where.sets["probe"]}
+            kl = {name: kl_to_reference(there, start, sets, **where.generation) for name, sets in parts.items()}
             costs.append(point | frontier.cost(trained) | {"entropy": entropy} | kl)
         return pd.concat(tables, ignore_index=True)[COLUMNS + POINT], costs
 
 
 def kl_to_reference(
-    policy: Policy, reference: Policy, sets: Sequence[ProblemSet], samples: int = KL_SAMPLES, seed: int = 2
+    policy: Policy, reference: Policy, sets: Sequence[ProblemSet], samples: int = KL_SAMPLES, seed: int = 2, **drawing
 ) -> float:
     """KL(policy, reference) per answer, in nats: the mean over fresh answers of the sum over tokens of log(policy/reference).
 
@@ -164,10 +258,11 @@ def kl_to_reference(
         sets: the problems that are answered.
         samples: answers to each.
         seed: of the draw.
+        **drawing: further fields of `PresampleConfig`.
     """
     sums, count = 0.0, 0
     for part in sets:
-        drawn = presampling.sample(policy, part.task, part.problems, samples, seed=seed, progress=False)
+        drawn = presampling.sample(policy, part.task, part.problems, samples, seed=seed, progress=False, **drawing)
         stored = training.rehearsal_samples(policy, {p.id: p for p in part.problems}, drawn)
         tokens = batches.microbatch_tokens(None, len(policy.tokenizer))
         with torch.no_grad():
@@ -179,26 +274,15 @@ def kl_to_reference(
     return sums / count
 
 
-@cache
-def _sets(domain: str) -> list[ProblemSet]:
-    """The held-out problems of a domain: the first of those that `frontier` evaluates."""
-    return [
-        replace(part, problems=part.problems[: SETS[domain][split][part.name]])
-        for split in SETS[domain]
-        for part in frontier.held_out(domain, split)
-        if part.name in SETS[domain][split]
-    ]
-
-
 def trials(
-    domains: Sequence[str] = tuple(CHECKPOINTS), methods: Sequence[str] | None = None, seeds: Sequence[int] = SEEDS
+    domains: Sequence[str] = SWEPT, methods: Sequence[str] | None = None, seeds: Sequence[int] = SEEDS
 ) -> list[PathTrial]:
     """All paths, seed by seed, in the order of `LINES`: a sweep that is stopped has compared all methods on the seeds it did."""
     return [
-        PathTrial(domain, line.method, line.strength, seed, rate)
+        PathTrial(domain, line.method, line.strength, seed, DOMAINS[domain].rates[rate])
         for seed in seeds
         for domain in domains
-        for line in LINES
+        for line in LINES[domain]
         if (methods is None or line.method in methods) and (line.claim or SEEDS.index(seed) < FEW)
         for rate in line.rates
     ]
@@ -212,11 +296,24 @@ def read(folder: str | Path = PATHS) -> tuple[pd.DataFrame, pd.DataFrame]:
 def run(out: str | Path, seeds: Sequence[int] = SEEDS, domains=None, methods=None, minutes=None, processes=None) -> int:
     """Run what `out` lacks of the paths, for so many minutes, and collect what is there. Returns how many are missing."""
     for method in methods or ():
-        lookup({line.method: line for line in LINES}, "method of the paths", method)
+        lookup({line.method: line for lines in LINES.values() for line in lines}, "method of the paths", method)
     for domain in domains or ():
-        lookup(CHECKPOINTS, "domain of the paths", domain)
-    identity = {"kind": "paths", "checkpoints": CHECKPOINTS, "sets": SETS}
-    wanted = trials(domains or tuple(CHECKPOINTS), methods, seeds)
-    left = frontier.sweep(wanted, out, minutes, processes, identity)
+        lookup(DOMAINS, "domain of the paths", domain)
+    wanted = trials(domains or SWEPT, methods, seeds)
+    left = frontier.sweep(wanted, out, minutes, processes, _identity())
     frontier.collect(out, PathTrial, COLUMNS + POINT)
     return left
+
+
+def run_class(out: str | Path, minutes=None, processes=None) -> int:
+    """The class version: five short paths, one seed."""
+    return run(out, (0,), [CLASS], minutes=minutes, processes=processes)
+
+
+def _identity() -> dict:
+    return {
+        "kind": "paths",
+        "domains": {
+            name: {part.name: getattr(domain, part.name) for part in fields(domain)} for name, domain in DOMAINS.items()
+        },
+    }

@@ -1,7 +1,8 @@
 """One-digit arithmetic in words, for the small language model: problem generator and verifier.
 
 A family is an operation; each problem is one of `WORDINGS` with an ordered pair of numbers from 2 to 9. About a third of the
-*unordered* pairs, the same for every family, is held out (split "test"): no order and no wording of them is trained on.
+*unordered* pairs, the same for every family, is held out (split "test"): no order and no wording of them is trained on. Who
+chooses settings takes a third of the others for that (split "validation") and trains on the rest ("fit"; "train" is both).
 """
 
 import re
@@ -45,7 +46,17 @@ class Arithmetic(Task):
 
 def is_held_out(a: int, b: int) -> bool:
     """Whether the unordered pair belongs to the test third."""
-    return sha256(f"{min(a, b)} {max(a, b)}".encode()).digest()[0] < 256 // 3
+    return _digest(a, b)[0] < 256 // 3
+
+
+def _digest(a: int, b: int) -> bytes:
+    return sha256(f"{min(a, b)} {max(a, b)}".encode()).digest()
+
+
+def _splits(a: int, b: int) -> tuple[str, ...]:
+    if is_held_out(a, b):
+        return ("test",)
+    return "train", "validation" if _digest(a, b)[1] < 256 // 3 else "fit"
 
 
 def problems(family: str, count: int | None = None, split: str = "train", seed: int = 0) -> list[Problem]:
@@ -55,8 +66,8 @@ def problems(family: str, count: int | None = None, split: str = "train", seed: 
         ValueError: unknown family or split, or more problems asked for than there are.
     """
     _, wordings = lookup(FAMILIES, "arithmetic family", family)
-    hidden = lookup({"train": False, "test": True}, "split", split)
-    pairs = [(a, b) for a, b in product(NUMBERS, repeat=2) if is_held_out(a, b) == hidden]
+    lookup(dict.fromkeys(("train", "fit", "validation", "test")), "split", split)
+    pairs = [(a, b) for a, b in product(NUMBERS, repeat=2) if split in _splits(a, b)]
     pool = [_problem(family, wording, a, b) for a, b in pairs for wording in range(len(wordings))]
     if count is not None and count > len(pool):
         raise ValueError(f"asked for {count} {family} problems of split {split!r}; there are {len(pool)}")

@@ -3,18 +3,22 @@
 import pytest
 
 from dphrl_lite.study import frontier
+from dphrl_lite.study.domains import Domain
+
+
+@pytest.fixture
+def small_domain():
+    """Makes countdown with few problems, few answers, one step, but for what is given."""
+    return _small_domain
+
+
+def _small_domain(**settings) -> Domain:
+    held_out = {split: {"cd3": 3} for split in ("validation", "test")} | {"probe": {"sort": 2}}
+    few = {"trained": {"cd3": 24, "cd4": 8}, "held_out": held_out, "drawn": {"validation": 4, "test": 4, "probe": 2}}
+    return Domain("countdown", **few | {"settings": {"steps": 1, "problems_per_step": 4}} | settings)
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """A sweep of seconds: few problems, few answers, one step."""
-    monkeypatch.setattr(frontier, "TRAINED", {"countdown": {"cd3": 24, "cd4": 8}})
-    monkeypatch.setattr(frontier, "SETTINGS", {"countdown": {"steps": 1, "problems_per_step": 4}})
-    held_out = {split: {"cd3": 3} for split in ("validation", "test")} | {"probe": {"sort": 2}}
-    monkeypatch.setattr(frontier, "HELD_OUT", {"countdown": held_out})
-    monkeypatch.setattr(frontier, "DRAWN", {"validation": 4, "test": 4, "probe": 2})
-    for cached in (frontier.held_out, frontier.training_problems):
-        cached.cache_clear()
-    yield
-    for cached in (frontier.held_out, frontier.training_problems):
-        cached.cache_clear()
+    """A sweep of seconds."""
+    monkeypatch.setattr(frontier, "DOMAINS", {"countdown": _small_domain()})

@@ -1,5 +1,7 @@
 """The debate's arithmetic where the answer is known, its figures, every control of its widgets, and the capstone's path."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -232,13 +234,9 @@ def test_off_target_lab_follows_every_control():
 
 @pytest.fixture
 def few_problems(monkeypatch):
-    few = dict.fromkeys(("cd3", "cd4"), 24)
-    monkeypatch.setattr(frontier, "TRAINED", frontier.TRAINED | {"countdown": few})
     small = {"problems_per_step": 4, "rehearsal_per_step": 8, "steps": 60}
-    monkeypatch.setattr(frontier, "SETTINGS", {"countdown": small})
-    frontier.training_problems.cache_clear()
-    yield
-    frontier.training_problems.cache_clear()
+    few = replace(frontier.DOMAINS["countdown"], trained=dict.fromkeys(("cd3", "cd4"), 24), settings=small)
+    monkeypatch.setattr(frontier, "DOMAINS", {"countdown": few})
 
 
 def test_the_capstone_from_a_formula_to_a_place_on_the_front(registry, shipped, tmp_path, few_problems):

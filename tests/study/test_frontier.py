@@ -9,14 +9,13 @@ import pytest
 from dphrl_lite import evaluation
 from dphrl_lite.engine.checkpoint import OtherRunError
 from dphrl_lite.study import conclusions, frontier
-from dphrl_lite.study.frontier import CLASS, HELD_OUT, IDEAS, TRAINED, Trial, strengths, trials
+from dphrl_lite.study.frontier import DOMAINS, IDEAS, Trial, strengths, trials
 
 
 def test_about_three_hundred_different_trials_seed_by_seed():
     every = trials()
     paper = [trial for trial in every if trial.method not in IDEAS]
     assert len({trial.name for trial in every}) == len(every) and len(paper) == 2 * 5 * (5 * 5 + 7)
-    assert set(CLASS) < set(every) and len(CLASS) == 5
     assert [trial.seed for trial in every] == sorted(trial.seed for trial in every)
     assert {trial.method for trial in trials(methods=["grpo", "dph-js"])} == {"grpo", "dph-js"}
 
@@ -27,12 +26,10 @@ def test_fronts_are_swept_at_equal_curvature():
     assert np.allclose(np.array(swept["dph-js"]) / 2, swept["dph-f"])  # f''(1) is 1/2 and 1
 
 
-@pytest.mark.parametrize("domain", TRAINED)
+@pytest.mark.parametrize("domain", DOMAINS.values(), ids=DOMAINS)
 def test_no_problem_is_in_two_splits_and_enough_are_tested(domain):
-    ids = [p.id for p in frontier.training_problems(domain)]
-    sets = {
-        split: [p.id for some in frontier.held_out(domain, split) for p in some.problems] for split in HELD_OUT[domain]
-    }
+    ids = [p.id for p in domain.problems]
+    sets = {split: [p.id for some in parts for p in some.problems] for split, parts in domain.sets.items()}
     everything = [*ids, *(i for split in sets.values() for i in split)]
     assert len(set(everything)) == len(everything)
     assert len(sets["test"]) >= 1000
@@ -90,9 +87,9 @@ def test_collected_runs_are_not_run_again_and_stay(small, tmp_path):
     assert again.astype(str).equals(before.astype(str)) and len(table) == 2 * len(before)
 
 
-def test_a_sweep_with_other_settings_is_refused(small, tmp_path, monkeypatch):
+def test_a_sweep_with_other_settings_is_refused(small, small_domain, tmp_path, monkeypatch):
     frontier.sweep([], tmp_path)
-    monkeypatch.setattr(frontier, "THRESHOLD", 5)
+    monkeypatch.setattr(frontier, "DOMAINS", {"countdown": small_domain(threshold=5)})
     with pytest.raises(OtherRunError, match="threshold"):
         frontier.sweep([], tmp_path)
 
@@ -110,13 +107,15 @@ def test_nothing_to_read_says_what_to_run(tmp_path):
         frontier.read(tmp_path)
 
 
-def test_grpo_collapses_and_rehearsal_holds(small, tmp_path, monkeypatch):
+def test_grpo_collapses_and_rehearsal_holds(small_domain, tmp_path, monkeypatch):
     """The robust facts on a short run: GRPO ends below the base model at k = 64, and DPH-F above GRPO; so do the bands."""
-    monkeypatch.setattr(frontier, "TRAINED", TRAINED)
-    monkeypatch.setattr(frontier, "SETTINGS", {"countdown": {"steps": 40}})
-    held_out = {"validation": {"cd3": 1}, "test": {"cd3": 60, "cd4": 140}, "probe": {"sort": 1}}
-    monkeypatch.setattr(frontier, "HELD_OUT", {"countdown": held_out})
-    monkeypatch.setattr(frontier, "DRAWN", {"validation": 1, "test": 64, "probe": 1})
+    larger = small_domain(
+        trained=DOMAINS["countdown"].trained,
+        settings={"steps": 40},
+        held_out={"validation": {"cd3": 1}, "test": {"cd3": 60, "cd4": 140}, "probe": {"sort": 1}},
+        drawn={"validation": 1, "test": 64, "probe": 1},
+    )
+    monkeypatch.setattr(frontier, "DOMAINS", {"countdown": larger})
     for method, strength in (("base", None), ("grpo", None), ("dph-f", 1.0)):
         frontier.run_trial(Trial("countdown", method, strength, 0), tmp_path)
     frontier.collect(tmp_path)
@@ -136,7 +135,7 @@ def test_a_strength_that_goes_back_lies_between_the_trained_and_the_untouched_mo
     assert drawn("grpo+wise", 0.0) == drawn("grpo") != untouched
     assert set(frontier.own_run("grpo+wise", **settings)["strength"]) == {0.5}
     stages = Trial("countdown", "grpo+wise+4x", 0.6, 0).stages()
-    assert (stages.train.steps, stages.back) == (4 * frontier.SETTINGS["countdown"]["steps"], 0.6)
+    assert (stages.train.steps, stages.back) == (4 * frontier.DOMAINS["countdown"].steps, 0.6)
 
 
 def test_an_own_run_is_that_of_the_sweep(small, tmp_path):

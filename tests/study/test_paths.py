@@ -1,6 +1,7 @@
 """A path is a run evaluated as it goes on, goes on after a kill, and its KL is that of the definition."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -9,19 +10,19 @@ import torch
 from dphrl_lite import presampling
 from dphrl_lite.evaluation import COLUMNS, ProblemSet
 from dphrl_lite.objectives import METHODS
+from dphrl_lite.passk import clusters_of
 from dphrl_lite.study import frontier, paths
-from dphrl_lite.study.paths import LINES, PathTrial
+from dphrl_lite.study.paths import CLAIMS, DOMAINS, LINES, PathTrial
+from dphrl_lite.tasks import arithmetic
 
 
 @pytest.fixture
-def small_paths(small, monkeypatch):
-    """Paths of seconds: two steps on what `small` leaves."""
-    monkeypatch.setattr(paths, "CHECKPOINTS", {"countdown": (1, 2)})
-    sets = {"validation": {"cd3": 3}, "test": {"cd3": 2}, "probe": {"sort": 2}}
-    monkeypatch.setattr(paths, "SETS", {"countdown": sets})
-    paths._sets.cache_clear()
-    yield
-    paths._sets.cache_clear()
+def small_paths(monkeypatch):
+    """Paths of seconds: two steps on few problems."""
+    few = {"trained": {"cd3": 24, "cd4": 8}, "drawn": {"validation": 4, "test": 4, "probe": 2}, "checkpoints": (1, 2)}
+    few |= {"held_out": {"validation": {"cd3": 3}, "test": {"cd3": 2}, "probe": {"sort": 2}}}
+    domain = replace(paths.DOMAINS["countdown"], **few, settings={"problems_per_step": 4})
+    monkeypatch.setattr(paths, "DOMAINS", {"countdown": domain})
 
 
 def test_a_path_holds_outcomes_cost_and_kl_of_every_checkpoint_and_of_the_way_back(small_paths, tmp_path):
@@ -87,21 +88,45 @@ def test_names_tell_paths_apart_and_seeds_come_in_turn():
     every = paths.trials()
     assert len({trial.name for trial in every}) == len(every)
     assert [trial.seed for trial in every] == sorted(trial.seed for trial in every)
-    claimed = {line.method for line in LINES if line.claim}
+    claimed = {line.method for line in CLAIMS}
     assert {trial.method for trial in every if trial.seed == 4} == claimed
+    assert {trial.domain for trial in every} == set(DOMAINS) - {paths.CLASS}
     with pytest.raises(ValueError, match=r"method of the paths.*ppo"):
         paths.run("nowhere", methods=["ppo"])
+    with pytest.raises(ValueError, match=r"domain of the paths.*math"):
+        paths.run("nowhere", domains=["math"])
 
 
 def test_what_varies_the_divergence_alone_has_one_curvature():
     alone = {
         line.method: line.strength
-        for line in LINES
+        for line in LINES["countdown"]
         if line.method in ("dph-reverse_kl", "dph-hellinger", "dph-pearson_chi2")
     }
     assert len(alone) == 3
     for method, strength in alone.items():
         assert strength == pytest.approx(0.3 * METHODS[method].strength)
+
+
+@pytest.mark.parametrize("domain", DOMAINS.values(), ids=DOMAINS)
+def test_no_problem_is_in_two_splits(domain):
+    sets = [
+        [p.id for p in domain.problems],
+        *([p.id for s in parts for p in s.problems] for parts in domain.sets.values()),
+    ]
+    every = [i for ids in sets for i in ids]
+    assert len(set(every)) == len(every)
+    clusters = [set(clusters_of(ids)) for ids in sets]
+    assert not set.intersection(clusters[0], set().union(*clusters[1:]))
+
+
+def test_sql_is_tested_on_a_hundred_databases_and_products_on_all_that_are_held_out():
+    tested = [p.meta["db_id"] for part in DOMAINS["sql"].sets["test"] for p in part.problems]
+    assert len(set(tested)) == 100 and len(tested) == 1000
+    (products,) = DOMAINS["multiplication"].sets["test"]
+    assert {tuple(p.meta["numbers"]) for p in products.problems} == {
+        (a, b) for a in range(2, 10) for b in range(2, 10) if arithmetic.is_held_out(a, b)
+    }
 
 
 def test_variants_change_what_their_names_say():

@@ -33,6 +33,12 @@ def test_splits_share_no_pair_in_either_order(family):
     assert pairs(train) | pairs(test) == {(a, b) for b in arithmetic.NUMBERS for a in range(2, b + 1)}
 
 
+def test_who_chooses_settings_trains_on_other_pairs():
+    train, fit, validation = (arithmetic.problems("multiplication", split=s) for s in ("train", "fit", "validation"))
+    assert not pairs(fit) & pairs(validation) and len(validation) > 20
+    assert sorted(p.id for p in fit + validation) == sorted(p.id for p in train)
+
+
 def test_no_family_shows_another_familys_held_out_pair():
     trained = pairs(arithmetic.problems("multiplication"))
     assert not any(trained & pairs(arithmetic.problems(family, split="test")) for family in FAMILIES)
