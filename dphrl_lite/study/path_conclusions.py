@@ -149,6 +149,125 @@ def _against(outcomes: pd.DataFrame, domain: str, other: str, names, **rule) -> 
     return found.assign(p=holm(found["p"]))
 
 
+def within_a_point(table: pd.DataFrame, domain: str) -> pd.DataFrame:
+    """How near each method's nearest configuration comes to the best of `grpo` at one try and to the base model elsewhere.
+
+    Nearness is the worst of three margins: Pass@1 minus that of grpo's best configuration, `conclusions.highest` minus the base
+    model's, and Pass@1 on other tasks minus the base model's. The first two choose, on validation; all three are reported on the
+    test problems, means over seeds. The goal is a worst above -.01.
+
+    Returns:
+        Rows methods, the best first: the columns of POINT but for the method, seeds, the three margins, worst, and grpo's choice.
+    """
+    mine, high = table[table["domain"] == domain], conclusions.highest(table, domain)
+    outcomes, behind = configurations(mine)
+    scores = conclusions.run_scores(outcomes, (1, 8, 64)).loc[domain].reset_index()
+    means = scores.groupby(["split", "method", "strength"], dropna=False, observed=True)[["Pass@1", high]].mean()
+    margins = {}
+    for split in ("validation", "test", "probe"):
+        of = means.loc[split]
+        best = of.loc["grpo", "Pass@1"].max() if "grpo" in of.index.unique("method") else np.nan
+        margins[split] = of - pd.Series({"Pass@1": best, high: of.loc["base", high].iloc[0]})
+        margins[split]["elsewhere"] = of["Pass@1"] - of.loc["base", "Pass@1"].iloc[0]
+    chosen = margins["validation"][["Pass@1", high]].min(axis=1).rename("chosen by").drop("base", level="method")
+    found = margins["test"].assign(elsewhere=margins["probe"]["elsewhere"]).loc[chosen.index]
+    found = found.rename(columns={"Pass@1": "Pass@1 - grpo", high: f"{high} - base", "elsewhere": "other tasks - base"})
+    found = found.assign(worst=found.min(axis=1), by=chosen).sort_values("by", ascending=False).reset_index()
+    found = found.drop_duplicates("method").drop(columns="by")
+    known = behind[behind["domain"] == domain].rename(columns={"number": "strength", "strength": "at"})
+    found = found.merge(known.drop(columns=["domain", "trained"]), on=["method", "strength"])
+    order = ["at", *POINT[2:], "seeds"]
+    found = found.drop(columns="strength").set_index("method").rename_axis(index=None)
+    return found[[*order, *(name for name in found if name not in order)]].rename(columns={"at": "strength"})
+
+
+_SLOWEST, _SLOW, _USUAL = 3, 2, 1  # learning rates of a domain, counted from the largest
+# what differs between lines that are compared, and those lines: method, strength, learning rate
+FACTORS = {
+    "size of the step": [("grpo", None, rate) for rate in (_SLOWEST, _SLOW, _USUAL)],
+    "size of the step, with dph-f": [("dph-f", 0.3, rate) for rate in (_SLOW, _USUAL)],
+    "strength of dph-f": [("dph-f", strength, _SLOW) for strength in (0.1, 0.3, 1.0)],
+    "a penalty, and which": [("grpo", None, _SLOW), *((name, 0.3, _SLOW) for name in ("dph-f", "rkl", "sft"))],
+    "the divergence alone": [
+        *(("dph-f", 0.3, _SLOW), ("dph-js", 0.6, _SLOW), ("dph-reverse_kl", 0.3, _SLOW)),
+        *(("dph-hellinger", 0.6, _SLOW), ("dph-pearson_chi2", 0.15, _SLOW)),
+    ],
+    "which stored answers": [(name, 0.3, _SLOW) for name in ("dph-f", "dph-f+all", "dph-f+wrong", "dph-f+all+wrong")],
+    "what is explored": [(name, None, _SLOW) for name in ("grpo", "grpo-exp", "grpo+seldom")],
+    "what is rewarded": [
+        *(("grpo", None, _SLOW), ("grpo+pass@4", None, _SLOW), ("grpo+distinct", None, _SLOW)),
+        *(("grpo-entropy", 0.003, _SLOW), ("grpo-entropy", 0.03, _SLOW)),
+    ],
+}
+
+
+def at_one_height(scores: pd.DataFrame, target: float, score: str = "Pass@64") -> pd.Series:
+    """Another score where each line's Pass@1 first reaches `target`, straight between evaluated points from the base model on.
+
+    Args:
+        scores: from `mean_scores`, or of one seed.
+        target: Pass@1.
+        score: the column that is read.
+
+    Returns:
+        Line -> score; NaN where it never gets there.
+    """
+    base = scores[scores["method"] == "base"].iloc[0]
+    found = {}
+    for line, part in scores[(scores["method"] != "base") & (scores["back"] == 0)].groupby("line", sort=False):
+        part = part.sort_values("steps")
+        one, many = np.r_[base["Pass@1"], part["Pass@1"]], np.r_[base[score], part[score]]
+        after = np.flatnonzero(one >= target)
+        found[line] = (
+            np.nan
+            if not len(after) or not after[0]
+            else np.interp(target, one[after[0] - 1 : after[0] + 1], many[after[0] - 1 : after[0] + 1])
+        )
+    return pd.Series(found, dtype=float)
+
+
+def ranking(table: pd.DataFrame, domain: str, target: float, score: str = "Pass@64") -> pd.DataFrame:
+    """What decides how much is lost at equal Pass@1: for each of FACTORS the lines' `score` where Pass@1 is `target`.
+
+    The last row is the floor: how far seeds of one line (grpo at the slow step) lie apart, so what a factor has to exceed.
+
+    Returns:
+        Rows factors, the widest first: spread (highest minus lowest), best and worst line, lines (that get there), seeds (of the
+        line that has fewest).
+    """
+    mine = table[table["domain"] == domain]
+    scores = mean_scores(mine, domain)
+    reached, seeds = at_one_height(scores, target, score), scores.groupby("line")["seeds"].min()
+    rates = sorted(scores["learning_rate"].dropna().unique(), reverse=True)
+    rows = {}
+    for factor, points in FACTORS.items():
+        asked = pd.DataFrame(points, columns=["method", "strength", "learning_rate"]).astype({"strength": float})
+        asked = asked[asked["learning_rate"] <= len(rates)]
+        asked = asked.assign(learning_rate=[rates[i - 1] for i in asked["learning_rate"]], back=0.0)
+        rows[factor] = reached.reindex(label(asked)).dropna()
+    slow = mine["learning_rate"].isin(rates[_SLOW - 1 : _SLOW]) & (mine["method"] == "grpo")
+    each = {
+        seed: mine[(slow & (mine["seed"] == seed)) | (mine["method"] == "base")]
+        for seed in mine.loc[slow, "seed"].unique()
+    }
+    alone = {seed: at_one_height(mean_scores(part, domain), target, score) for seed, part in each.items()}
+    floor = pd.Series({f"seed {seed}": found.iloc[0] for seed, found in alone.items()}, dtype=float).dropna()
+    found = {
+        factor: _spread(heights, int(seeds[heights.index].min()))
+        for factor, heights in rows.items()
+        if len(heights) > 1
+    }
+    ordered = dict(sorted(found.items(), key=lambda item: -item[1]["spread"]))
+    if len(floor) > 1:
+        ordered["floor: seeds of grpo"] = _spread(floor, len(floor))
+    return pd.DataFrame.from_dict(ordered, orient="index")
+
+
+def _spread(heights: pd.Series, seeds: int) -> dict:
+    ends = {"best": heights.idxmax(), "worst": heights.idxmin()}
+    return {"spread": heights.max() - heights.min()} | ends | {"lines": len(heights), "seeds": seeds}
+
+
 # ---- distance --------------------------------------------------------------------------------------------------------
 
 LOSSES = {"lost": "{score} lost on the test problems", "lost elsewhere": "Pass@1 lost on other tasks"}
@@ -246,7 +365,7 @@ def report(table: pd.DataFrame, runs: pd.DataFrame) -> str:
         parts.append(f"\n## {domain}: {len(paths)} paths, {len(ran)} points evaluated")
         if paths.empty:
             continue
-        chosen = best(mine, domain)
+        chosen, high = best(mine, domain), conclusions.highest(mine, domain)
         rates = chosen["learning_rate"].map(lambda rate: "" if pd.isna(rate) else f"{rate:g}")
         tables = {"Every method at its configuration": chosen.assign(learning_rate=rates)}
         grpo = ran[(ran["method"] == "grpo") & (ran["back"] == 0)]
@@ -260,19 +379,22 @@ def report(table: pd.DataFrame, runs: pd.DataFrame) -> str:
                     f"What loses least at equal Pass@1, validation Pass@1 of {target:g} or more: minus grpo (* p < .05)"
                 )
                 tables[title] = at_equal(mine, domain, target)
+                title = f"What decides how much is lost: {high} of single lines at Pass@1 = {target:g}"
+                tables[title] = ranking(mine, domain, target, high)
+            tables["Within a point of grpo's Pass@1 and of the base model elsewhere?"] = within_a_point(mine, domain)
             for steps, spent in grpo.assign(cost=cost(grpo)).groupby("steps")["cost"].mean().items():
                 title = f"What loses least at the cost of grpo's {steps} steps ({spent / 1e6:.1f} M forward passes): minus grpo"
                 tables[title] = at_equal_cost(mine, ran, domain, spent * 1.02)
         points = distances(mine, ran, domain)
         for loss, words in LOSSES.items():
             found, explained = leaves(points, loss)
-            lost = words.format(score=conclusions.highest(mine, domain))
+            lost = words.format(score=high)
             title = f"{lost}, by KL(policy, reference) per answer: one curve explains {explained:.0%}; who leaves it"
             tables[title] = found
         for title, found in tables.items():
             shown = conclusions.differences_in_words(found) if isinstance(found.index, pd.MultiIndex) else found
             parts.append(f"\n{title}\n{conclusions.as_text(shown)}")
-        ks = (8, 64) if conclusions.highest(mine, domain) == "Pass@64" else (8,)
+        ks = (8, 64) if high == "Pass@64" else (8,)
         for rate in (None, *sorted(ran["learning_rate"].dropna().unique())):
             where = "each method at its best configuration" if rate is None else f"learning rate {rate:g} throughout"
             found = verdicts(mine, rate, ks)

@@ -168,3 +168,28 @@ def test_the_learning_rate_is_a_switch(world):
     for name in ("3e-05", "grpo", "rkl", "sft"):  # nothing is left, and nothing breaks
         explorer.controls[name].value = False
     assert named() == set()
+
+
+def test_equal_heights_are_read_between_points(world):
+    scores = paths.mean_scores(world[0], "countdown")
+    found = paths.at_one_height(scores, 0.42)
+    assert found["grpo at 0.0001"] == pytest.approx(found["grpo at 3e-05"], abs=0.02)
+    assert found["sft 0.3 at 3e-05"] < found["rkl 0.3 at 3e-05"] - 0.1
+    assert paths.at_one_height(scores, 0.9).isna().all()
+
+
+def test_what_decides_is_ranked_above_the_floor_of_seeds(world):
+    ranked = paths.ranking(world[0], "countdown", 0.42)
+    first, rest = ranked.iloc[0], ranked.iloc[1:]
+    assert ranked.index[0] == "a penalty, and which" and first["worst"] == "sft 0.3 at 3e-05" and first["spread"] > 0.1
+    assert {"size of the step", "size of the step, with dph-f", "floor: seeds of grpo"} == set(rest.index)
+    assert (rest["spread"] < 0.03).all() and (ranked["seeds"] == 3).all()
+
+
+def test_who_comes_within_a_point_is_chosen_on_validation(world):
+    found = paths.within_a_point(world[0], "countdown")
+    assert set(found.index) == {"grpo", "grpo+wise", "dph-f", "rkl", "sft"}
+    margins = found[["Pass@1 - grpo", "Pass@64 - base", "other tasks - base"]]
+    assert found["worst"].tolist() == pytest.approx(margins.min(axis=1).tolist()) and (found["worst"] < -0.01).all()
+    # the middle of the way is nearest, whichever way: what is won at one end is lost at the other
+    assert found.loc["grpo", ["Pass@1 - grpo", "Pass@64 - base"]].max() < 0.02
