@@ -32,7 +32,8 @@ def read_counts(source: str | Path | bytes, correct: str | None = None) -> pd.Da
 
     Returns:
         Table with model, family, problem, n, c, and cluster and distinct where they are given. Runs of one method at several
-        strengths or seeds are models of their own. Without a column `problem`, problems are numbered by their place.
+        strengths, learning rates, steps or seeds are models of their own. Without a column `problem`, problems are numbered
+        by their place.
 
     Raises:
         FileNotFoundError: there is no such file, or no `*.parquet` in the folder.
@@ -76,7 +77,7 @@ def _counted(table: pd.DataFrame, correct: str | None) -> pd.DataFrame:
         rows, ~right.isin((0, 1)), f"{verdict} must be 1 for a right answer and 0 for a wrong one; name another column"
     )
     rows = rows.assign(model=rows["filter"]) if "filter" in rows and "model" not in rows else rows  # lm-eval
-    keys = [name for name in ("model", "method", "strength", "seed", "family", "cluster") if name in rows]
+    keys = [name for name in ("model", "method", *_RUNS, "family", "cluster") if name in rows]
     groups = right.groupby([rows[name].rename(name) for name in keys] + [rows[problem].rename("problem")], sort=False)
     return groups.agg(n="count", c="sum").reset_index()
 
@@ -115,10 +116,19 @@ def _refuse(table: pd.DataFrame, bad: pd.Series, why: str):
         raise ValueError(f"{bad.sum()} of {len(table)} rows are wrong, the first is row {place + 1} ({row}): {why}")
 
 
+_RUNS = {
+    "strength": " at ",
+    "learning_rate": ", learning rate ",
+    "steps": ", steps ",
+    "back": ", back ",
+    "seed": ", seed ",
+}  # what tells the runs of one method apart, as it stands in a model's name
+
+
 def _model_names(table: pd.DataFrame) -> pd.Series:
-    """`model` or `method`, with the strength and the seed where one of them has several."""
+    """`model` or `method`, with strength, learning rate, steps, way back and seed where there are several of them."""
     name = table.get("model", table.get("method", pd.Series("model", table.index))).astype(str)
-    for column, word in (("strength", " at "), ("seed", ", seed ")):
+    for column, word in _RUNS.items():
         if column in table:
             several = table[column].groupby(name).transform("nunique") > 1
             name = name.where(~several, name + word + table[column].astype(str))

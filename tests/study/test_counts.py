@@ -56,6 +56,24 @@ def test_runs_of_a_method_are_told_apart_and_families_kept(tmp_path):
     assert found["distinct"].tolist() == [1] * 10
 
 
+def test_paths_of_a_method_are_told_apart_by_learning_rate_and_way_back(tmp_path):
+    run = {
+        "method": ["base", "grpo", "grpo", "grpo"],
+        "learning_rate": [None, 3e-5, 1e-4, 1e-4],
+        "back": [0, 0, 0, 0.5],
+    }
+    pd.DataFrame(run | {"steps": [0, 60, 60, 60], "problem": "p", "n": 4, "c": 1}).to_parquet(
+        tmp_path / "paths.parquet"
+    )
+    models = [
+        "base",
+        "grpo, learning rate 3e-05",
+        "grpo, learning rate 0.0001, back 0.0",
+        "grpo, learning rate 0.0001, back 0.5",
+    ]
+    assert list(by_model(read_counts(tmp_path))) == models
+
+
 @pytest.mark.parametrize(("text", "said"), [
     (b"", "neither CSV nor JSON lines nor Parquet"),
     (b"PAR1 cut short", "neither CSV nor JSON lines nor Parquet"),

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from families import bytes_policy
 
 from dphrl_lite import presampling
 from dphrl_lite.evaluation import COLUMNS, ProblemSet
@@ -135,3 +136,32 @@ def test_variants_change_what_their_names_say():
     assert partition("dph-f+all+wrong").rehearse_wrong and partition("dph-f+all+wrong").rehearse_exploration
     assert partition("grpo+seldom").explore_at_most == 2 and partition("grpo").explore_at_most is None
     assert PathTrial("countdown", "grpo+distinct", None, 0).stages().train.distinct_advantage
+
+
+def test_a_language_models_path_runs_as_the_tiny_ones(tmp_path, monkeypatch):
+    some = {key: {"multiplication": 2} for key in ("validation", "test")} | {"probe": {"addition": 1}}
+    prompts = [p.prompt for p in DOMAINS["multiplication"].problems]
+    bytes_policy(tmp_path / "model", prompts, "12", steps=5)
+    cheap = {
+        "problems_per_step": 2,
+        "samples": 2,
+        "rehearsal_per_step": 2,
+        "max_new_tokens": 2,
+        "gradient_parts": False,
+    }
+    domain = replace(
+        DOMAINS["multiplication"],
+        **{"model": str(tmp_path / "model"), "held_out": some, "settings": cheap, "checkpoints": (1,)},
+        drawing={"max_new_tokens": 2},
+        generation={"max_new_tokens": 2},
+        trained={"multiplication": 6},
+        drawn=dict.fromkeys(DOMAINS["multiplication"].drawn, 4),
+    )
+    monkeypatch.setattr(paths, "DOMAINS", {"multiplication": domain})
+    for trial in (PathTrial("multiplication", "base", None, 0), PathTrial("multiplication", "grpo", None, 0, 1e-3)):
+        trial.run(tmp_path / "out")
+    frontier.collect(tmp_path / "out", PathTrial, COLUMNS + paths.POINT)
+    table, runs = frontier.read(tmp_path / "out")
+    assert runs[["steps", "back"]].to_numpy().tolist() == [[0, 0], [1, 0], [1, 0.3], [1, 0.5]]
+    assert runs["kl"].iloc[0] == pytest.approx(0, abs=1e-4) and runs["kl"].notna().all()
+    assert (table["n"] == 4).all() and set(table["family"].astype(str)) == {"multiplication", "addition"}

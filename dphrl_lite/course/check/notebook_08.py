@@ -118,3 +118,26 @@ def verdicts(given):
             raise Hint(f"{claim!r}: you may lose a point and still be right. Where does that put the border?")
         raise Hint(f"{claim!r}: mark the interval on a line. On which side of the claim's border does all of it lie?")
     return "An interval on both sides of the border is no evidence for either."
+
+
+@exercise("08-6")
+def equal_cost(given):
+    """How many steps two methods can take for the cost of 200 of GRPO's, in forward passes of one token."""
+    fresh, stored, steps = 512, 128, 200
+    grpo = fresh * (1 + 3)
+    costs = {"rkl": fresh * (1 + 3 + 1), "dph-f": fresh * (1 + 3) + stored * 3}
+    for (method, cost), said in zip(costs.items(), parts(given, costs), strict=True):
+        found, truth = number(said), steps * grpo / cost
+        if close(found, truth, 1.01):
+            continue
+        if close(found, steps * cost / grpo, 1.01):
+            raise Hint(f"{method!r} is dearer by the step. Can it take more steps for the same cost, or fewer?")
+        if method == "dph-f" and close(found, steps * grpo / (grpo + stored * 4), 1.01):
+            raise Hint("'dph-f': the stored answers were sampled long ago. What do they still cost?")
+        if method == "dph-f" and close(found, steps * grpo / (grpo + stored * 3 + fresh), 1.01):
+            raise Hint("'dph-f': who scores its answers by the reference? Their log-probabilities are stored.")
+        raise Hint(
+            f"{method!r}: add up what an answer costs a step, times the number of answers; 200 of GRPO's steps cost "
+            f"200 × 512 × (1 + 3)."
+        )
+    return "At equal steps the dearer methods had more computation: a fair table says which of the two is equal."
