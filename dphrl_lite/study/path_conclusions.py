@@ -93,6 +93,16 @@ def mean_scores(table: pd.DataFrame, domain: str, split: str = "test", ks: Seque
     return found.reset_index(drop=True)
 
 
+def every_point(table: pd.DataFrame, runs: pd.DataFrame, domain: str) -> pd.DataFrame:
+    """`mean_scores` line by line, with the distance in nats per answer and the cost in millions, means over seeds."""
+    measured = runs[runs["domain"] == domain].astype({"method": str})
+    measured = (
+        measured.assign(**{"M passes": cost(measured) / 1e6}).groupby(POINT, dropna=False)[["kl", "M passes"]].mean()
+    )
+    found = mean_scores(table, domain).merge(measured.reset_index(), on=POINT)
+    return found[["line", "steps", "seeds", *SCORES, "kl", "M passes"]].dropna(axis="columns", how="all")
+
+
 def best(table: pd.DataFrame, domain: str) -> pd.DataFrame:
     """Every method's configuration that `RULE` chooses, with its scores on the test problems.
 
@@ -147,6 +157,34 @@ def _against(outcomes: pd.DataFrame, domain: str, other: str, names, **rule) -> 
     columns = ["value", "low", "high", "p", "seeds"]
     found = pd.DataFrame(list(rows.values()), index, columns).rename(columns={"value": "difference"})
     return found.assign(p=holm(found["p"]))
+
+
+def line_differences(
+    table: pd.DataFrame,
+    domain: str,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    scores: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Path against path where both have the same Pass@1: what a choice between configurations is too coarse to see.
+
+    Args:
+        table: outcomes.
+        domain: of which.
+        pairs: of lines, as `label` names them; None: every line minus plain grpo at the second largest learning rate.
+        scores: such as Pass@64; None: Pass@8 and `conclusions.highest`.
+
+    Returns:
+        As `conclusions.at_equal_pass_at_1`, with a column domain.
+    """
+    along = lines(table[table["domain"] == domain])
+    swept = along.groupby("method")["strength"].nunique()
+    if pairs is None:
+        rates = sorted(along["learning_rate"].dropna().unique(), reverse=True)
+        other = f"grpo at {rates[min(1, len(rates) - 1)]:g}" if rates else ""
+        pairs = [(name, other) for name in sorted(swept.index[swept > 1], key=conclusions.rank) if name != other]
+    pairs = [pair for pair in pairs if swept.reindex(pair).gt(1).all()]
+    scores = scores or list(dict.fromkeys(("Pass@8", conclusions.highest(table, domain))))
+    return conclusions.at_equal_pass_at_1(along, domain, pairs, scores).assign(domain=domain)
 
 
 def within_a_point(table: pd.DataFrame, domain: str) -> pd.DataFrame:
@@ -366,8 +404,7 @@ def report(table: pd.DataFrame, runs: pd.DataFrame) -> str:
         if paths.empty:
             continue
         chosen, high = best(mine, domain), conclusions.highest(mine, domain)
-        rates = chosen["learning_rate"].map(lambda rate: "" if pd.isna(rate) else f"{rate:g}")
-        tables = {"Every method at its configuration": chosen.assign(learning_rate=rates)}
+        tables = {"Every method at its configuration": chosen}
         grpo = ran[(ran["method"] == "grpo") & (ran["back"] == 0)]
         if len(grpo):
             one = _by_point(mine, "Pass@1")
@@ -385,6 +422,9 @@ def report(table: pd.DataFrame, runs: pd.DataFrame) -> str:
             for steps, spent in grpo.assign(cost=cost(grpo)).groupby("steps")["cost"].mean().items():
                 title = f"What loses least at the cost of grpo's {steps} steps ({spent / 1e6:.1f} M forward passes): minus grpo"
                 tables[title] = at_equal_cost(mine, ran, domain, spent * 1.02)
+        tables["Every evaluated point"] = every_point(mine, runs, domain)
+        found = line_differences(mine, domain).drop(columns=["domain", "differ in", "apart"])
+        tables[f"Path against path at equal Pass@1: first minus second, {len(found)} comparisons"] = found
         points = distances(mine, ran, domain)
         for loss, words in LOSSES.items():
             found, explained = leaves(points, loss)
@@ -392,8 +432,15 @@ def report(table: pd.DataFrame, runs: pd.DataFrame) -> str:
             title = f"{lost}, by KL(policy, reference) per answer: one curve explains {explained:.0%}; who leaves it"
             tables[title] = found
         for title, found in tables.items():
-            shown = conclusions.differences_in_words(found) if isinstance(found.index, pd.MultiIndex) else found
-            parts.append(f"\n{title}\n{conclusions.as_text(shown)}")
+            shown = (
+                conclusions.differences_in_words(found)
+                if isinstance(found.index, pd.MultiIndex) and len(found)
+                else found
+            )
+            if "learning_rate" in shown:
+                rates = shown["learning_rate"].map(lambda rate: "" if pd.isna(rate) else f"{rate:g}")
+                shown = shown.assign(learning_rate=rates)
+            parts.append(f"\n{title}\n{conclusions.as_text(shown) if len(shown) else 'no two methods get there'}")
         ks = (8, 64) if high == "Pass@64" else (8,)
         for rate in (None, *sorted(ran["learning_rate"].dropna().unique())):
             where = "each method at its best configuration" if rate is None else f"learning rate {rate:g} throughout"

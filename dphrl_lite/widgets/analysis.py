@@ -121,7 +121,7 @@ def path_explorer(scores: pd.DataFrame, points: pd.DataFrame) -> Live:
     return Live(controls, build)
 
 
-_FIRST = ("grpo", "dph-f", "dph-js", "rkl", "sft")
+_FIRST = ("grpo", "dph-f", "dph-js")
 _ALL = "all problems"
 
 

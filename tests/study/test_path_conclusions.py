@@ -170,6 +170,28 @@ def test_the_learning_rate_is_a_switch(world):
     assert named() == set()
 
 
+def test_path_against_path_sees_what_the_choice_is_too_coarse_for(world):
+    found = paths.line_differences(world[0], "countdown").set_index(["first", "score"])
+    assert set(found["second"]) == {"grpo at 3e-05"}
+    assert set(found.index.unique("first")) == {"grpo at 0.0001", "dph-f 0.3 at 0.0001"} | {
+        f"{name} 0.3 at 3e-05" for name in ("dph-f", "rkl", "sft")
+    }
+    same, worse = (found.loc[(f"{name} 0.3 at 3e-05", "Pass@64")] for name in ("dph-f", "sft"))
+    assert abs(same["difference"]) < 0.01 and same["p"] > 0.05
+    assert worse["difference"] < -0.1 and worse["p"] < 0.05
+    one = paths.line_differences(
+        world[0], "countdown", [("dph-f 0.3 at 0.0001", "grpo at 0.0001"), ("no", "such")], ["Pass@8"]
+    )
+    assert len(one) == 1 and set(one["domain"]) == {"countdown"}
+
+
+def test_every_point_knows_its_distance_and_its_cost(world):
+    found = paths.every_point(*world, "countdown").set_index(["line", "steps"])
+    assert len(found) == 26 and (found.loc[("base", 0), ["kl", "M passes"]] == 0).all()
+    assert found.loc[("rkl 0.3 at 3e-05", 60), "M passes"] == pytest.approx(3.0)
+    assert found.loc[("grpo at 0.0001, 0.5 back", 200), "kl"] == 2.0
+
+
 def test_equal_heights_are_read_between_points(world):
     scores = paths.mean_scores(world[0], "countdown")
     found = paths.at_one_height(scores, 0.42)
