@@ -168,7 +168,9 @@ def two_paths():
     numbers = np.arange(len(scores)) / 20
     scores = scores.assign(**{"Pass@1": 0.3 + numbers, "Pass@8": 0.9 - numbers, "Pass@64": 1 - numbers}, seeds=1)
     scores["line"] = path_conclusions.label(scores)
-    points = scores[1:].assign(seed=0, kl=numbers[1:], **{"lost": numbers[1:], "lost elsewhere": numbers[1:] / 2})
+    points = scores[1:].assign(
+        seed=0, score="Pass@64", kl=numbers[1:], **{"lost": numbers[1:], "lost elsewhere": numbers[1:] / 2}
+    )
     return scores, points
 
 

@@ -128,13 +128,13 @@ def equal_cost(given):
     costs = {"rkl": fresh * (1 + 3 + 1), "dph-f": fresh * (1 + 3) + stored * 3}
     for (method, cost), said in zip(costs.items(), parts(given, costs), strict=True):
         found, truth = number(said), steps * grpo / cost
-        if close(found, truth, 1.01):
+        if close(found, truth, 0.01):
             continue
-        if close(found, steps * cost / grpo, 1.01):
+        if close(found, steps * cost / grpo, 0.01):
             raise Hint(f"{method!r} is dearer by the step. Can it take more steps for the same cost, or fewer?")
-        if method == "dph-f" and close(found, steps * grpo / (grpo + stored * 4), 1.01):
+        if method == "dph-f" and close(found, steps * grpo / (grpo + stored * 4), 0.01):
             raise Hint("'dph-f': the stored answers were sampled long ago. What do they still cost?")
-        if method == "dph-f" and close(found, steps * grpo / (grpo + stored * 3 + fresh), 1.01):
+        if method == "dph-f" and close(found, steps * grpo / (grpo + stored * 3 + fresh), 0.01):
             raise Hint("'dph-f': who scores its answers by the reference? Their log-probabilities are stored.")
         raise Hint(
             f"{method!r}: add up what an answer costs a step, times the number of answers; 200 of GRPO's steps cost "

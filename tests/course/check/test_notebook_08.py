@@ -18,6 +18,7 @@ def ways(domain: str, method: str) -> float:
 KEPT = ways("sql", "grpo") / ways("sql", "base")
 RIGHT = {"more than GRPO": "cannot be told", "keeps base": "holds", "reaches GRPO": "does not hold"}
 
+STEPS = {"rkl": 160, "dph-f": 168.4}
 WRONG = [
     ("08-1", lambda n, c, k: 1 - (1 - c / n) ** k, "puts every answer back"),
     ("08-1", lambda n, c, k: comb(n - c, k) / comb(n, k), "none of the k answers"),
@@ -45,6 +46,11 @@ WRONG = [
     ("08-5", RIGHT | {"reaches GRPO": "cannot be told"}, "On which side"),
     ("08-5", RIGHT | {"keeps base": "no idea"}, "Choose one of"),
     ("08-5", "holds", "A dict with the keys"),
+    ("08-6", STEPS | {"rkl": 250}, "more steps for the same cost, or fewer"),
+    ("08-6", STEPS | {"rkl": 100}, "add up what an answer costs"),
+    ("08-6", STEPS | {"dph-f": 160}, "sampled long ago"),
+    ("08-6", STEPS | {"dph-f": 139.1}, "who scores its answers"),
+    ("08-6", STEPS | {"dph-f": 237.5}, "more steps for the same cost, or fewer"),
 ]
 
 
@@ -57,3 +63,8 @@ def test_a_hint_does_not_give_the_number_away(wrong):
     answers = {"08-2": round(KEPT, 2), "08-3": 50, "08-4": 0.03}
     told = re.findall(r"\d*\.?\d+", check.answer(*wrong[:2]).message)
     assert answers[wrong[0]] not in map(float, told)
+
+
+def test_equal_cost_takes_fewer_of_the_dearer_steps():
+    assert check.answer("08-6", STEPS).right
+    assert check.answer("08-6", {"rkl": 160, "dph-f": 168}).right
