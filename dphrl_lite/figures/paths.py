@@ -38,7 +38,7 @@ def loss_by_distance(points: pd.DataFrame, title: str = "") -> go.Figure:
             look = {"mode": "markers", "marker": marker, "name": name, "legendgroup": name, "showlegend": col == 1}
             hover = "%{text}<br>%{x:.2f} nats, lost %{y:.1%}<extra></extra>"
             figure.add_scatter(x=mine["kl"], y=mine[loss], text=told, hovertemplate=hover, row=1, col=col, **look)
-    figure.update_xaxes(title_text="KL(policy, reference), nats per answer", rangemode="tozero")
+    figure.update_xaxes(title_text="KL, nats per answer", rangemode="tozero")
     figure.update_yaxes(tickformat="~%")
     figure.update_annotations(font_size=14)
     return styled(figure, 460, title, legend=_LEGEND).update_layout(margin_r=190)

@@ -7,7 +7,7 @@ compete. Tables in, tables out.
 
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
@@ -170,7 +170,9 @@ def line_differences(
     Args:
         table: outcomes.
         domain: of which.
-        pairs: of lines, as `label` names them; None: every line minus plain grpo at the second largest learning rate.
+        pairs: of lines, as `label` names them; None: every line minus plain grpo at its own learning rate, plain grpo at each
+            rate minus that at the next larger, dph-f at the larger rates minus grpo at the next smaller, and each divergence
+            on the same stored answers minus dph-f.
         scores: such as Pass@64; None: Pass@8 and `conclusions.highest`.
 
     Returns:
@@ -178,13 +180,22 @@ def line_differences(
     """
     along = lines(table[table["domain"] == domain])
     swept = along.groupby("method")["strength"].nunique()
-    if pairs is None:
-        rates = sorted(along["learning_rate"].dropna().unique(), reverse=True)
-        other = f"grpo at {rates[min(1, len(rates) - 1)]:g}" if rates else ""
-        pairs = [(name, other) for name in sorted(swept.index[swept > 1], key=conclusions.rank) if name != other]
-    pairs = [pair for pair in pairs if swept.reindex(pair).gt(1).all()]
+    pairs = [pair for pair in (_pairs(along) if pairs is None else pairs) if swept.reindex(pair).gt(1).all()]
     scores = scores or list(dict.fromkeys(("Pass@8", conclusions.highest(table, domain))))
     return conclusions.at_equal_pass_at_1(along, domain, pairs, scores).assign(domain=domain)
+
+
+def _pairs(along: pd.DataFrame) -> list[tuple[str, str]]:
+    rates = [f"{rate:g}" for rate in sorted(along["learning_rate"].dropna().unique())]
+    found = [(f"grpo at {small}", f"grpo at {large}") for small, large in pairwise(rates)]
+    found += [(f"dph-f 0.3 at {large}", f"grpo at {small}") for small, large in pairwise(rates)]
+    named = along.loc[along["method"].str.contains(" at "), "method"].unique()
+    ends = [(name, name.rpartition(" at ")[2]) for name in sorted(named, key=conclusions.rank)]
+    found += [(name, f"grpo at {rate}") for name, rate in ends if not name.startswith("grpo at ")]
+    alone = ("dph-js", "dph-reverse_kl", "dph-hellinger", "dph-pearson_chi2")
+    return found + [
+        (name, f"dph-f 0.3 at {rate}") for name, rate in ends if name.startswith(alone) and rate in rates[-2:-1]
+    ]
 
 
 def within_a_point(table: pd.DataFrame, domain: str) -> pd.DataFrame:

@@ -172,10 +172,11 @@ def test_the_learning_rate_is_a_switch(world):
 
 def test_path_against_path_sees_what_the_choice_is_too_coarse_for(world):
     found = paths.line_differences(world[0], "countdown").set_index(["first", "score"])
-    assert set(found["second"]) == {"grpo at 3e-05"}
-    assert set(found.index.unique("first")) == {"grpo at 0.0001", "dph-f 0.3 at 0.0001"} | {
-        f"{name} 0.3 at 3e-05" for name in ("dph-f", "rkl", "sft")
-    }
+    small, large = "grpo at 3e-05", "grpo at 0.0001"
+    pairs = [(small, large), ("dph-f 0.3 at 0.0001", small), ("dph-f 0.3 at 0.0001", large)]
+    pairs += [(f"{name} 0.3 at 3e-05", small) for name in ("dph-f", "rkl", "sft")]
+    first = paths.line_differences(world[0], "countdown", scores=["Pass@64"])
+    assert set(zip(first["first"], first["second"], strict=True)) == set(pairs)
     same, worse = (found.loc[(f"{name} 0.3 at 3e-05", "Pass@64")] for name in ("dph-f", "sft"))
     assert abs(same["difference"]) < 0.01 and same["p"] > 0.05
     assert worse["difference"] < -0.1 and worse["p"] < 0.05
