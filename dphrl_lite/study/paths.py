@@ -117,16 +117,16 @@ DOMAINS = {
         replace(_COUNTDOWN, name="countdown-few", trained={"cd3": 40, "cd4": 40}),
         replace(_COUNTDOWN, name="countdown-stale", settings={"minibatches": 8}),
         replace(_COUNTDOWN, name="countdown-long", checkpoints=(200, 400, 600)),
-        # three minutes for a class
+        # four minutes for a class
         replace(
             _COUNTDOWN,
             name="class",
             held_out={
-                "validation": {"cd3": 20, "cd4": 30},
-                "test": {"cd3": 100, "cd4": 150},
-                "probe": {"sort": 50, "whose": 16},
+                "validation": {"cd3": 10, "cd4": 10},
+                "test": {"cd3": 60, "cd4": 90},
+                "probe": {"sort": 20, "whose": 16},
             },
-            checkpoints=(60,),
+            checkpoints=(40,),
         ),
     )
 }
