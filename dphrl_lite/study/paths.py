@@ -20,7 +20,7 @@ from dphrl_lite.errors import lookup
 from dphrl_lite.evaluation import COLUMNS, ProblemSet
 from dphrl_lite.models import DATA, Policy
 from dphrl_lite.study import frontier
-from dphrl_lite.study.domains import SQL, Domain
+from dphrl_lite.study.domains import Domain
 from dphrl_lite.study.frontier import Trial, Variant
 
 PATHS = DATA / "paths"
@@ -61,9 +61,9 @@ VARIANTS = frontier.VARIANTS | {
 
 _COUNTDOWN = Paths(
     "countdown",
-    trained={"cd3": 400, "cd4": 400},
+    trained=frontier.DOMAINS["countdown"].trained,
     held_out={
-        "validation": {"cd3": 120, "cd4": 180},
+        "validation": frontier.DOMAINS["countdown"].held_out["validation"],
         "test": {"cd3": 241, "cd4": 400},
         "probe": {"sort": 100} | dict.fromkeys(("count", "most", "whose", "without"), 16),
     },
@@ -76,12 +76,8 @@ DOMAINS = {
         # Pass@64 of SQL is near 1 for all, so that fewer answers are drawn, to questions about many databases
         Paths(
             "sql",
-            trained=dict.fromkeys(SQL, 96),
-            held_out={
-                "validation": dict.fromkeys(SQL, 25),
-                "test": dict.fromkeys(SQL, 125),
-                "probe": {"sort": 100, "cd3": 100, "cd4": 100},
-            },
+            trained=frontier.DOMAINS["sql"].trained,
+            held_out=frontier.DOMAINS["sql"].held_out,
             settings={},
             drawn={"validation": 16, "test": 16, "probe": 16},
             sources={"test": "wide"},
