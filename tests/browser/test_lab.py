@@ -236,8 +236,10 @@ def test_a_run_is_started_stopped_and_continued_while_the_page_answers(notebook)
     cell = notebook.scroll_to('.jp-Cell:has(button:text-is("Stop"))')
     button = lambda name: cell.locator(f'button:text-is("{name}")')
     assert button("Stop").is_disabled()
-    slider = '.widget-hslider:has(.widget-label:text-is("steps in all")) .noUi-handle'
-    drag(notebook.page, cell.locator(slider), right=200)  # to the end: a long run
+    cell.locator(".js-plotly-plot .main-svg").first.wait_for()  # what is below it moves when it comes
+    slider = cell.locator('.widget-hslider:has(.widget-label:text-is("steps in all"))')
+    slider.locator(".noUi-handle").press("End")  # a long run
+    slider.locator('.widget-readout:text-is("120")').wait_for()
     button("Start").click()
     cell.locator("text=/step [1-9][0-9]* of 120/").wait_for()
     before = cell.evaluate(DATA)
