@@ -143,7 +143,7 @@ solutions: $(INSTALLED) ## write notebooks/solutions/ again from the notebooks' 
 frontier: $(INSTALLED) ## run what runs/frontier lacks of the big sweep, MINUTES=60 at a time, and print what it says
 	@$(RUN) -m dphrl_lite.cli experiment frontier --out runs/frontier $(if $(MINUTES),--minutes $(MINUTES))
 
-class: $(INSTALLED) ## five short paths for a class (collapse and both cures), in runs/class
+class: $(INSTALLED) ## four short paths for a class (collapse and both cures), in runs/class
 	@$(RUN) -m dphrl_lite.cli experiment class --out runs/class
 
 doctor: $(INSTALLED) ## say what this machine can run, and why

@@ -254,7 +254,7 @@ class Experiment:
 
     first-look: the tiny model on countdown; multiplication: the small language model; base, GRPO and DPH-JS. frontier: every
     method and strength on countdown and SQL; paths: every method at several learning rates, evaluated as it goes on, with the
-    small language model too; class: five short paths.
+    small language model too; class: four short paths.
     """
 
     name: Positional[Literal["first-look", "multiplication", "frontier", "paths", "class"]]  # which comparison

@@ -7,8 +7,8 @@ answer, stand beside its outcomes. Trials, folders and resuming are `frontier`'s
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -26,6 +26,7 @@ from dphrl_lite.study.frontier import Trial, Variant
 PATHS = DATA / "paths"
 POINT = ["learning_rate", "steps", "back"]  # further columns of outcomes and runs; back: the share of the way back
 SLOWEST, SLOW, USUAL = range(3)  # of a domain's learning rates
+BACK = {"grpo": (0.3, 0.5), "grpo+pass@4": (0.3, 0.5), "dph-f": (0.3,)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,7 @@ class Paths(Domain):
 
     checkpoints: tuple[int, ...] = (20, 60, 120, 200)  # steps after which a path is evaluated
     rates: tuple[float, float, float] = (1e-5, 3e-5, 1e-4)  # a tenth, about a third, and all of the usual learning rate
+    back: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: BACK)  # method -> shares of the way back
 
     @property
     def steps(self) -> int:
@@ -42,7 +44,6 @@ class Paths(Domain):
 
 
 CLASS = "class"
-BACK = {"grpo": (0.3, 0.5), "grpo+pass@4": (0.3, 0.5), "dph-f": (0.3,)}
 KL_SAMPLES = 4  # answers to each test problem that its KL is measured on
 SEEDS = (0, 1, 2, 3, 4)
 FEW = 3  # seeds of what no claim rests on
@@ -113,7 +114,7 @@ DOMAINS = {
         replace(_COUNTDOWN, name="countdown-few", trained={"cd3": 40, "cd4": 40}),
         replace(_COUNTDOWN, name="countdown-stale", settings={"minibatches": 8}),
         replace(_COUNTDOWN, name="countdown-long", checkpoints=(200, 400, 600)),
-        # four minutes for a class
+        # three minutes for a class
         replace(
             _COUNTDOWN,
             name="class",
@@ -123,6 +124,7 @@ DOMAINS = {
                 "probe": {"sort": 20, "whose": 16},
             },
             checkpoints=(40,),
+            back={},
         ),
     )
 }
@@ -154,7 +156,7 @@ SWEPT = tuple(name for name in DOMAINS if name != CLASS)
 LINES = dict.fromkeys(DOMAINS, REGIMES) | {
     CLASS: [
         Line("grpo", None, (SLOW, USUAL)),
-        *(Line(name, _MATCHED[name], (USUAL,)) for name in ("rkl", "dph-f", "dph-js")),
+        *(Line(name, _MATCHED[name], (USUAL,)) for name in ("rkl", "dph-f")),
     ],
     "multiplication": CLAIMS,
     "sql": [*CLAIMS, Line("grpo-exp", None, (SLOW, USUAL))],
@@ -228,7 +230,7 @@ class PathTrial(Trial):
         policy, start = trained.policy, where.policy
         last = bool(stages.train) and steps == where.checkpoints[-1]
         tables, costs = [], []
-        for back in (0.0, *(BACK.get(self.method, ()) if last else ())):
+        for back in (0.0, *(where.back.get(self.method, ()) if last else ())):
             there = policy.copy()
             if back:
                 models.interpolate(there, 1 - back, start)
@@ -302,7 +304,7 @@ def run(out: str | Path, seeds: Sequence[int] = SEEDS, domains=None, methods=Non
 
 
 def run_class(out: str | Path, minutes=None, processes=None) -> int:
-    """The class version: five short paths, one seed."""
+    """The class version: four short paths, one seed."""
     return run(out, (0,), [CLASS], minutes=minutes, processes=processes)
 
 
