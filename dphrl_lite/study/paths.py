@@ -35,6 +35,7 @@ class Paths(Domain):
 
     checkpoints: tuple[int, ...] = (20, 60, 120, 200)  # steps after which a path is evaluated
     rates: tuple[float, float, float] = (1e-5, 3e-5, 1e-4)  # a tenth, about a third, and all of the usual learning rate
+    kl_answers: int = 4  # to each problem, on which KL(policy, reference) is measured
     back: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: BACK)  # method -> shares of the way back
 
     @property
@@ -44,7 +45,6 @@ class Paths(Domain):
 
 
 CLASS = "class"
-KL_SAMPLES = 4  # answers to each test problem that its KL is measured on
 SEEDS = (0, 1, 2, 3, 4)
 FEW = 3  # seeds of what no claim rests on
 
@@ -81,6 +81,7 @@ DOMAINS = {
             held_out=frontier.DOMAINS["sql"].held_out,
             settings={},
             drawn={"validation": 16, "test": 16, "probe": 16},
+            kl_answers=1,
             sources={"test": "wide"},
             checkpoints=(10, 20, 40, 80),
             rates=(3e-5, 1e-4, 3e-4),
@@ -239,13 +240,14 @@ class PathTrial(Trial):
             tables.append(table.assign(**point).astype({"strength": float, "learning_rate": float}))
             entropy = float(table.loc[table["split"] == "test", "entropy"].mean())
             parts = {"kl": where.sets["test"], "kl_probe": where.sets["probe"]}
-            kl = {name: kl_to_reference(there, start, sets, **where.generation) for name, sets in parts.items()}
+            drawing = where.generation | {"samples": where.kl_answers}
+            kl = {name: kl_to_reference(there, start, sets, **drawing) for name, sets in parts.items()}
             costs.append(point | frontier.cost(trained) | {"entropy": entropy} | kl)
         return pd.concat(tables, ignore_index=True)[COLUMNS + POINT], costs
 
 
 def kl_to_reference(
-    policy: Policy, reference: Policy, sets: Sequence[ProblemSet], samples: int = KL_SAMPLES, seed: int = 2, **drawing
+    policy: Policy, reference: Policy, sets: Sequence[ProblemSet], samples: int = 4, seed: int = 2, **drawing
 ) -> float:
     """KL(policy, reference) per answer, in nats: the mean over fresh answers of the sum over tokens of log(policy/reference).
 
