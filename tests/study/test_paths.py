@@ -8,7 +8,8 @@ import pytest
 import torch
 from families import bytes_policy
 
-from dphrl_lite import presampling
+from dphrl_lite import models, presampling
+from dphrl_lite.engine.checkpoint import read_manifest, weights_digest
 from dphrl_lite.evaluation import COLUMNS, ProblemSet
 from dphrl_lite.objectives import METHODS
 from dphrl_lite.passk import clusters_of
@@ -24,6 +25,18 @@ def small_paths(monkeypatch):
     few |= {"held_out": {"validation": {"cd3": 3}, "test": {"cd3": 2}, "probe": {"sort": 2}}}
     domain = replace(paths.DOMAINS["countdown"], **few, settings={"problems_per_step": 4})
     monkeypatch.setattr(paths, "DOMAINS", {"countdown": domain})
+
+
+@pytest.mark.parametrize(
+    ("shipped", "identity"), [(frontier.FRONTIER, frontier._identity), (paths.PATHS, paths._identity)]
+)
+def test_the_shipped_runs_can_be_read_and_gone_on_with(shipped, identity):
+    """Their manifest is what the sweep claims a folder with, so that a copy of it is resumed."""
+    manifest, outcomes = read_manifest(shipped), frontier.read(shipped)[0]
+    asked = json.loads(json.dumps(identity()))
+    assert {name: manifest.get(name) for name in asked} == asked
+    assert manifest["weights"] == weights_digest(models.load("tiny").model)
+    assert {"base", "grpo"} < set(outcomes["method"]) and (outcomes["c"] <= outcomes["n"]).all()
 
 
 def test_a_path_holds_outcomes_cost_and_kl_of_every_checkpoint_and_of_the_way_back(small_paths, tmp_path):
