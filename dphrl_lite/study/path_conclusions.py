@@ -198,6 +198,36 @@ def _pairs(along: pd.DataFrame) -> list[tuple[str, str]]:
     ]
 
 
+def where_it_helps(table: pd.DataFrame, methods: Sequence[str] = ("dph-f", "dph-js", "rkl", "sft")) -> pd.DataFrame:
+    """In which domain a penalty adds something: each minus plain grpo at its own learning rate, in two places.
+
+    Returns:
+        Rows (domain, line, score). The score is what is `conclusions.highest`, along both paths at equal Pass@1; or "other
+        tasks", their Pass@1 after the last step. Columns difference, low, high, p (corrected for all rows), seeds, and how
+        much higher Pass@1 is after the last step.
+    """
+    rows = {}
+    for domain in dict.fromkeys(table["domain"]):
+        along = lines(table[table["domain"] == domain])
+        sweep, score = Sweep(along), conclusions.highest(along, domain)
+        swept, last = sweep.methods(domain), along["strength"].max()
+        for name in sorted(swept, key=conclusions.rank):
+            plain = f"grpo at {name.rpartition(' at ')[2]}"
+            if name.split(" ")[0] not in methods or name.endswith(" back") or plain not in swept:
+                continue
+            runs = (name, last), (plain, last)
+            with suppress(NotComparable):
+                one = conclusions.difference(sweep, domain, *runs, "Pass@1")["value"]
+                front = conclusions.front_difference(sweep, domain, name, plain, score)
+                rows[domain, name, score] = front | {"Pass@1 in the end": one}
+                elsewhere = conclusions.difference(sweep, domain, *runs, "Pass@1", "probe")
+                rows[domain, name, "other tasks"] = elsewhere | {"Pass@1 in the end": one}
+    index = pd.MultiIndex.from_tuples(rows, names=["domain", "line", "score"])
+    columns = ["value", "low", "high", "p", "seeds", "Pass@1 in the end"]
+    found = pd.DataFrame(list(rows.values()), index, columns).rename(columns={"value": "difference"})
+    return found.assign(p=holm(found["p"]))
+
+
 def within_a_point(table: pd.DataFrame, domain: str) -> pd.DataFrame:
     """How near each method's nearest configuration comes to the best of `grpo` at one try and to the base model elsewhere.
 
@@ -458,4 +488,10 @@ def report(table: pd.DataFrame, runs: pd.DataFrame) -> str:
             found = verdicts(mine, rate, ks)
             if len(found):
                 parts.append(f"\nWhich claims hold, {where}\n{conclusions.as_text(found)}")
+    found = where_it_helps(table)
+    if len(found):
+        parts.append(
+            f"\n## Where a penalty adds something: minus plain grpo at the same learning rate, {len(found)} comparisons"
+        )
+        parts.append(conclusions.as_text(found.reset_index()))
     return "\n".join(parts)

@@ -186,6 +186,24 @@ def test_path_against_path_sees_what_the_choice_is_too_coarse_for(world):
     assert len(one) == 1 and set(one["domain"]) == {"countdown"}
 
 
+def test_where_a_penalty_helps_is_told_at_equal_pass_at_1_and_on_other_tasks(world):
+    table = world[0].replace({"domain": {"countdown": "elsewhere"}})
+    found = paths.where_it_helps(pd.concat([world[0], table], ignore_index=True))
+    rates = {"dph-f": ("0.0001", "3e-05"), "rkl": ("3e-05",), "sft": ("3e-05",)}
+    asked = {
+        (f"{name} 0.3 at {rate}", score)
+        for name in rates
+        for rate in rates[name]
+        for score in ("Pass@64", "other tasks")
+    }
+    assert set(found.index) == {(domain, *row) for domain in ("countdown", "elsewhere") for row in asked}
+    for domain in ("countdown", "elsewhere"):
+        same, worse = (found.loc[(domain, f"{name} 0.3 at 3e-05")] for name in ("dph-f", "sft"))
+        assert (same["difference"].abs() < 0.01).all() and (same["p"] > 0.05).all()
+        assert (worse["difference"] < -0.1).all() and (worse["p"] < 0.05).all()
+        assert worse["Pass@1 in the end"].abs().lt(0.1).all()
+
+
 def test_every_point_knows_its_distance_and_its_cost(world):
     found = paths.every_point(*world, "countdown").set_index(["line", "steps"])
     assert len(found) == 26 and (found.loc[("base", 0), ["kl", "M passes"]] == 0).all()
