@@ -103,7 +103,6 @@ DOMAINS = {
                 "gradient_parts": False,
             },
             threshold=2,
-            drawn={"validation": 64, "test": 64, "probe": 64},
             model="small",
             drawing={"max_new_tokens": 16, "problems_per_batch": 16},
             generation={"max_new_tokens": 16, "problems_per_batch": 4},  # more would need more memory than training
