@@ -111,9 +111,9 @@ DOMAINS = {
             rates=(3e-6, 1e-5, 3e-5),
         ),
         # where might rehearsal add something that a smaller step does not? few problems, stale samples, long training
-        replace(_COUNTDOWN, name="countdown-few", trained={"cd3": 40, "cd4": 40}),
-        replace(_COUNTDOWN, name="countdown-stale", settings={"minibatches": 8}),
-        replace(_COUNTDOWN, name="countdown-long", checkpoints=(200, 400, 600)),
+        replace(_COUNTDOWN, name="countdown-few", trained={"cd3": 40, "cd4": 40}, back={}),
+        replace(_COUNTDOWN, name="countdown-stale", settings={"minibatches": 8}, back={}),
+        replace(_COUNTDOWN, name="countdown-long", checkpoints=(200, 400, 600), back={}),
         # three minutes for a class
         replace(
             _COUNTDOWN,
