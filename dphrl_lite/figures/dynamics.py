@@ -157,8 +157,8 @@ def collapse_lab(path: bandits.Flow, name: str, k: int, context: int) -> go.Figu
         k: of Pass@k.
         context: whose answers are stacked.
     """
-    titles = ["trained contexts", "held-out contexts", f"answers of held-out context {context}"]
-    figure = make_subplots(cols=3, subplot_titles=titles, horizontal_spacing=0.07)
+    titles = ["trained contexts", "held-out contexts", f"held-out context {context},<br>wrong answers in sand"]
+    figure = make_subplots(cols=3, subplot_titles=titles, horizontal_spacing=0.09)
     held = ~path.bandit.trained
     for col, contexts in ((1, ~held), (2, held)):
         _pass_lines(figure, name, path, (1, k), contexts, row=1, col=col)
@@ -171,5 +171,7 @@ def collapse_lab(path: bandits.Flow, name: str, k: int, context: int) -> go.Figu
     title += f"<br><span style='font-size:14px'>{told}</span>"
     figure.update_xaxes(title_text="time")
     figure.update_yaxes(tickformat=".0%", range=[0, 1.03])
-    figure.update_annotations(font_size=14)
+    figure.update_yaxes(title_text="Pass@k, exact", col=1)
+    figure.update_yaxes(showticklabels=False, col=2)
+    figure.update_annotations(font_size=13)
     return styled(figure, 450, title, margin_b=100, legend=BELOW, uirevision="keep").update_layout(margin_t=110)

@@ -9,7 +9,7 @@ import torch
 from plotly.subplots import make_subplots
 
 from dphrl_lite import divergences
-from dphrl_lite.figures.style import FAINT, INK, color, ink, styled
+from dphrl_lite.figures.style import BELOW, FAINT, INK, color, ink, styled
 from dphrl_lite.lab import pitfalls
 from dphrl_lite.lab.estimators import Estimator
 
@@ -43,7 +43,8 @@ def estimator_bars(table: pd.DataFrame, target: str, samples: int) -> go.Figure:
         for label, part in table.groupby(followed, sort=False):
             hue, hover = _followed_color(label), "%{y}<br>%{x:.3f} ± %{error_x.array:.3f}<extra></extra>"
             bars = {"type": "data", "array": part[f"{column} std"], "color": hue, "thickness": 3, "width": 6}
-            look = {"marker": {"size": 11, "color": hue}, "error_x": bars, "name": f"follows {label}"}
+            symbol = "circle-open" if label.startswith("none") else "circle"  # as grey as what follows nothing
+            look = {"marker": {"size": 11, "color": hue, "symbol": symbol}, "error_x": bars, "name": f"follows {label}"}
             at = {"x": part[column], "y": part.index, "hovertemplate": hover, "legendgroup": label}
             traces.append(place | look | at)
         tick = {"symbol": "line-ns", "size": 20, "line": {"width": 3, "color": INK}}
@@ -51,10 +52,9 @@ def estimator_bars(table: pd.DataFrame, target: str, samples: int) -> go.Figure:
         traces.append(place | at | {"marker": tick, "name": "exact"})
     figure = go.Figure({"data": traces, "layout": _bar_axes(list(table.index), divergences.get(target).label)})
     title = f"Estimates from {samples} samples<br><span style='font-size:14px'>"
-    title += "dot and bar: mean ± standard deviation of 100 estimates; colour: whose gradient, in expectation</span>"
-    legend = {"orientation": "h", "x": 0, "y": -60 / (34 * len(table) + 50), "yanchor": "top"}
-    figure = styled(figure, 250 + 34 * len(table), title, legend=legend, uirevision="keep")
-    figure.layout.margin.update(l=180, t=80, b=120)
+    title += "dot and bar: mean ± standard deviation of 100 estimates;<br>colour: whose gradient, in expectation</span>"
+    figure = styled(figure, 290 + 34 * len(table), title, legend=BELOW, uirevision="keep")
+    figure.layout.margin.update(l=180, t=100, b=150)
     return figure
 
 
@@ -63,7 +63,7 @@ def _bar_axes(rows: list[str], target: str) -> dict:
     x, y = {"zeroline": True, "zerolinecolor": FAINT}, {"categoryorder": "array", "categoryarray": rows[::-1]}
     y |= {"ticks": "", "showline": False, "range": [-0.6, len(rows) - 0.4]}
     title = lambda words: {"text": words, "font": {"size": 14}}
-    cosine = title(f"cosine with the gradient of {target}")
+    cosine = title(f"cosine with the gradient<br>of {target}")
     return {
         "xaxis": {"domain": [0, 0.44], "title": title("value (nats)"), "rangemode": "tozero", **x},
         "xaxis2": {"domain": [0.47, 1], "title": cosine, "range": [-1.05, 1.08], "anchor": "y2", **x},
@@ -109,12 +109,12 @@ def estimator_table(table: pd.DataFrame, target: str) -> go.Figure:
 
 def filtering_curves(table: pd.DataFrame) -> go.Figure:
     """What keeping only correct reference samples does to E[u] and to the pull on P(correct). `table`: `pitfalls.filtering`."""
-    figure = make_subplots(cols=2, horizontal_spacing=0.12, subplot_titles=["E[u]", "pull, correct samples only"])
+    figure = make_subplots(cols=2, horizontal_spacing=0.15, subplot_titles=["E[u]", "a step on correct samples"])
     drawn = dict(list(table.groupby("samples")))
     for name, look in {"all": {"color": INK, "dash": "dash"}, "correct only": {"color": "#D55E00"}}.items():
         hover = "P(correct) = %{x:.2f}: E[u] = %{y:.2f}<extra></extra>"
         x, y, line = drawn[name]["p_correct"], drawn[name]["E[u]"], {"width": 3, **look}
-        label = {"all": "all reference samples", "correct only": "correct reference samples only"}[name]
+        label = {"all": "all samples", "correct only": "correct samples only"}[name]
         figure.add_scatter(x=x, y=y, name=label, line=line, hovertemplate=hover, legend="legend", row=1, col=1)
     kept = drawn["correct only"]
     home = np.interp(1.0, kept["E[u]"], kept["p_correct"])
@@ -126,15 +126,15 @@ def filtering_curves(table: pd.DataFrame) -> go.Figure:
     figure.add_hline(y=0, line={"color": INK, "width": 1}, row=1, col=2)
     for col in (1, 2):
         line = {"color": FAINT, "dash": "dot", "width": 2}
-        note = {"annotation_text": f"reference: {home:.2f}", "annotation_position": "bottom right"}
+        note = {"annotation_text": f"reference: {home:.0%}", "annotation_position": "bottom right"}
         figure.add_vline(x=home, line=line, row=1, col=col, **(note if col == 1 else {}))
     figure.update_xaxes(title_text="P(correct) under the policy", tickformat=".0%", range=[0, 1])
     figure.update_yaxes(title_text="mean of u = policy / reference", rangemode="tozero", row=1, col=1)
-    figure.update_yaxes(title_text="on log P(correct), per unit step", row=1, col=2)
+    figure.update_yaxes(title_text="change of log P(correct)", row=1, col=2)
     figure.update_annotations(font_size=14)
-    place = {"y": 0.98, "yanchor": "top", "bgcolor": "rgba(255,255,255,0.8)"}
-    legends = {"legend": {"x": 0.02, **place}, "legend2": {"x": 0.99, "xanchor": "right", **place}}
-    return styled(figure, 430, "Rehearsing only correct samples", **legends)
+    place = BELOW | {"orientation": "v"}
+    legends = {"legend": place, "legend2": place | {"x": 0.57}}
+    return styled(figure, 500, "Rehearsing only correct samples", margin_b=150, **legends)
 
 
 def clamp_curves(shown: Sequence[Estimator], log_u: float = -12.0, steps: int = 80) -> go.Figure:
@@ -147,7 +147,7 @@ def clamp_curves(shown: Sequence[Estimator], log_u: float = -12.0, steps: int = 
     """
     figure = make_subplots(
         cols=2,
-        horizontal_spacing=0.12,
+        horizontal_spacing=0.15,
         subplot_titles=["pull on a token: d loss / d log u", "a dying answer, step by step"],
     )
     x, dashes, widths = (
@@ -169,10 +169,10 @@ def clamp_curves(shown: Sequence[Estimator], log_u: float = -12.0, steps: int = 
     words = f"{stuck} of {len(shown)} stay where they are"
     figure.add_annotation(x=steps / 2, y=log_u, yshift=14, text=words, showarrow=False, row=1, col=2)
     figure.add_vline(x=log_u, line={"color": FAINT, "dash": "dot", "width": 2}, row=1, col=1)
+    figure.add_annotation(x=log_u, y=0.6, text="the dying<br>answer", xanchor="left", showarrow=False, row=1, col=1)
     figure.update_xaxes(title_text="log u (nats)", row=1, col=1)
     figure.update_xaxes(title_text="step of gradient descent", row=1, col=2)
     figure.update_yaxes(title_text="nats per nat", range=[-1.15, 1.15], row=1, col=1)
-    figure.update_yaxes(title_text="log u of the dying answer (nats)", range=[log_u - 1, 1], row=1, col=2)
+    figure.update_yaxes(title_text="its log u (nats)", range=[log_u - 1, 1], row=1, col=2)
     figure.update_annotations(font_size=14)
-    legend = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0}
-    return styled(figure, 470, "A clamp lets go of what it protects", legend=legend).update_layout(margin_b=110)
+    return styled(figure, 500, "A clamp lets go of what it protects", margin_b=140, legend=BELOW)

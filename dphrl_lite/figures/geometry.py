@@ -146,7 +146,7 @@ def gallery(names: Sequence[str], target: toys.Modes) -> go.Figure:
         figure.add_scatter(x=x, y=best, name=divergences.get(name).label, showlegend=False, line=line, row=1, col=col)
     figure.update_xaxes(title_text="x", range=[-6, 6])
     figure.update_yaxes(title_text="density", col=1)
-    figure.update_annotations(font_size=14)
+    figure.update_annotations(font_size=12)
     return styled(figure, 340)
 
 

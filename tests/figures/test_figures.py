@@ -277,7 +277,7 @@ def test_filtering_curves_show_the_table():
     table = pitfalls.filtering(worlds.example(), correct, [-1, 0, 1])
     shown = traces(figures.filtering_curves(table))
     kept = table[table["samples"] == "correct only"]
-    assert np.allclose(shown["correct reference samples only"].y, kept["E[u]"])
+    assert np.allclose(shown["correct samples only"].y, kept["E[u]"])
     assert np.allclose(shown["plain −log u"].y, kept["plain"])
     assert np.allclose(shown["f(u), Jensen-Shannon"].y, kept["js"])
 
