@@ -285,7 +285,11 @@ class Partition:
 
     def summary(self) -> pd.DataFrame:
         """Table: bucket, problems, share, use in training, and completions in the rehearsal buffer."""
-        buckets = {"D_pef (perfect)": self.perfect, "D_exp (exploration)": self.exploration, "unsolved": self.unsolved}
+        buckets = {
+            "D_pef (near-perfect)": self.perfect,
+            "D_exp (exploration)": self.exploration,
+            "unsolved": self.unsolved,
+        }
         explored = "explored" if self.explore_at_most is None else f"explored up to {self.explore_at_most} correct"
         uses = ["rehearsed", explored + " and rehearsed" * self.rehearse_exploration]
         uses += ["explored" if self.keep_unsolved else "dropped"]

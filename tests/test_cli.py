@@ -154,7 +154,7 @@ def test_presample_and_train_share_a_folder(tmp_path, capsys):
     assert cli.main(["presample", *SMALL, "--out", folder]) == 0
     printed = capsys.readouterr().out
     assert "48 completions" in printed
-    assert "D_pef (perfect)" in printed
+    assert "D_pef (near-perfect)" in printed
     training = ["--limit", "6", "--threshold", "2", "--steps", "1", "--problems_per_step", "2", "--samples", "2"]
     assert cli.main(["train", *training, "--method", "dph-js", "--out", folder]) == 0
     assert "dph-js-seed0, step 1" in capsys.readouterr().out
@@ -208,7 +208,7 @@ def test_the_last_share_prints_how_the_problems_fall(tmp_path, capsys):
     for i in (1, 0):
         assert "D_pef" not in capsys.readouterr().out
         assert cli.main(["presample", *SMALL, "--out", str(tmp_path), "--shard", f"{i}/2"]) == 0
-    assert "D_pef (perfect)" in capsys.readouterr().out
+    assert "D_pef (near-perfect)" in capsys.readouterr().out
 
 
 def test_a_launched_process_takes_its_share_and_one_shows_the_bars(monkeypatch):

@@ -224,7 +224,8 @@ def token_kernels(found: Sequence[Mapping], kernels: int = 40) -> go.Figure:
             some = [(a, b) for a, b, name in way["first"][:kernels] if name == kind]
             figure.add_bar(
                 y=[label] * len(some), x=[b - a for a, b in some], base=[a for a, _ in some],
-                hovertemplate="from %{base:.0f} µs, %{x:.1f} µs<extra></extra>", showlegend=False, row=1, col=2, **look,
+                hovertemplate="from %{base:.0f} µs, %{x:.1f} µs<extra></extra>", showlegend=False, row=1, col=2,
+                marker_line={"width": 1, "color": hue}, **look,  # most are thinner than a pixel
             )  # fmt: skip
     idle = [way["wall_ms"] - way["busy_ms"] for way in found]
     figure.add_bar(y=ways, x=idle, orientation="h", name="the GPU waits", marker_color=FAINT, row=1, col=1)

@@ -210,6 +210,8 @@ def call(function, *arguments, **named):
     try:
         value = function(*map(_copied, arguments), **{key: _copied(value) for key, value in named.items()})
     except Exception as error:
+        if isinstance(error, TypeError) and "ellipsis" in str(error):
+            raise Empty("a `...` is still in your function, or in one that it calls. Replace it first.") from error
         raise Hint(f"Your function raised {type(error).__name__}: {error}") from error
     name = getattr(function, "__name__", "the function")
     if value is ...:

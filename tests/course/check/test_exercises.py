@@ -85,6 +85,8 @@ def test_a_function_that_fails_is_told_its_error_and_one_without_body_that_it_is
     assert check.answer("99-1", lambda x: x + 1).message == "right. It gives 3."
     assert "ZeroDivisionError" in check.answer("99-1", lambda x: x / 0).message
     assert check.answer("99-1", lambda x: ...).right is None
+    unfinished = check.answer("99-1", lambda x: max(*...))  # as where it calls a function that returns `...`
+    assert unfinished.right is None and "one that it calls" in unfinished.message
     assert "each branch" in check.answer("99-1", lambda x: None).message
     assert "A function is asked for" in check.answer("99-1", 3).message
 
