@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from importlib.metadata import distributions, metadata
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from packaging.utils import canonicalize_name
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 EXTRAS = {name: x for name, x in PROJECT["optional-dependencies"].items() if name != "vllm"}  # another environment's
+
+INSTALLED = {canonicalize_name(found.name) for found in distributions()}
 
 
 def direct_requirements():
@@ -49,6 +52,13 @@ def test_constraints_hold_only_exact_public_versions():
         assert re.fullmatch(r"==[\w.]+", str(pin.specifier)), f"{pin} is no exact public version"
         assert not name.startswith("nvidia"), f"{pin} is wanted on CUDA machines only"
         assert name != "dphrl-lite"
+
+
+def test_every_pin_admits_the_oldest_python_that_is_asked_for():
+    """pip takes what is newest for the Python that made the constraints; a student's may be older (Debian 12 has 3.11.2)."""
+    oldest = min(re.findall(r"\d+\.\d+", PROJECT["requires-python"])) + ".0"
+    asked = {name: metadata(name).get("Requires-Python") for name in pins() if name in INSTALLED}
+    assert {n: text for n, text in asked.items() if text and not SpecifierSet(text).contains(oldest)} == {}
 
 
 def test_conda_takes_the_package_with_every_extra_under_the_constraints():

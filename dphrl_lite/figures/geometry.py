@@ -17,7 +17,7 @@ from dphrl_lite.lab import toys
 def generators(names: Sequence[str]) -> go.Figure:
     """f(u) and its restoring force u f'(u) for several divergences side by side, against u on a logarithmic axis."""
     figure = make_subplots(cols=2, subplot_titles=["f(u): the price of a ratio u", "u f′(u): the pull on log u"])
-    log_u = torch.linspace(-7, 1.6, 240, dtype=torch.float64)
+    log_u = torch.linspace(-7, 1.62, 240, dtype=torch.float64)
     for i, name in enumerate(names):
         divergence = divergences.get(name)
         for col, values in ((1, divergence.f(log_u)), (2, divergence.force(log_u))):
@@ -26,7 +26,7 @@ def generators(names: Sequence[str]) -> go.Figure:
             figure.add_scatter(x=log_u.exp().numpy(), y=values.numpy(), row=1, col=col, **look)
     figure.update_xaxes(type="log", title_text="u = policy / reference", tickvals=[0.001, 0.01, 0.1, 1, 5])
     figure.update_yaxes(range=[-0.2, 5], title_text="nats", col=1)
-    figure.update_yaxes(range=[-2, 3], zeroline=True, title_text="df / d log u", col=2)
+    figure.update_yaxes(range=[-2, 3], zeroline=True, col=2)
     figure.update_annotations(font_size=14)
     return styled(figure, 470, margin_b=110, legend=BELOW)
 
