@@ -255,6 +255,5 @@ def matched_differences(differences: pd.DataFrame, k: int = 64) -> go.Figure:
     title = f"Pass@{k} at equal Pass@1: first minus second, 95 % intervals"
     legend = {"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0}
     figure = styled(figure, 190 + 36 * len(rows), title, legend=legend)
-    return figure.update_layout(
-        margin_l=230, title={"x": 0.02, "xref": "container"}
-    )  # long labels leave it little room
+    # long labels leave the title little room
+    return figure.update_layout(margin_l=230, title={"x": 0.02, "xref": "container"})

@@ -239,8 +239,8 @@ class PathTrial(Trial):
             tables.append(table.assign(**point).astype({"strength": float, "learning_rate": float}))
             entropy = float(table.loc[table["split"] == "test", "entropy"].mean())
             parts = {"kl": where.sets["test"], "kl_probe": where.sets["probe"]}
-            drawing = where.generation | {"samples": where.kl_answers}
-            kl = {name: kl_to_reference(there, start, sets, **drawing) for name, sets in parts.items()}
+            drawn = where.kl_answers
+            kl = {name: kl_to_reference(there, start, sets, drawn, **where.generation) for name, sets in parts.items()}
             costs.append(point | frontier.cost(trained) | {"entropy": entropy} | kl)
         return pd.concat(tables, ignore_index=True)[COLUMNS + POINT], costs
 

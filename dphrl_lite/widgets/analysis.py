@@ -116,11 +116,9 @@ def path_explorer(scores: pd.DataFrame, points: pd.DataFrame) -> Live:
 
         base, some = scores[scores["method"] == "base"], chosen(points)
         drawn = [figures.path_fronts(pd.concat([base, chosen(scores)]), height, "Paths: larger marks are more steps")]
-        return drawn + (
-            [figures.loss_by_distance(some, "Loss against KL(policy, reference): does one curve hold?")]
-            if len(some) > 3
-            else []
-        )
+        if len(some) > 3:  # enough for a curve
+            drawn.append(figures.loss_by_distance(some, "Loss against KL(policy, reference): does one curve hold?"))
+        return drawn
 
     return Live(controls, build)
 
