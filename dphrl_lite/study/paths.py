@@ -86,7 +86,7 @@ DOMAINS = {
             checkpoints=(10, 20, 40, 80),
             rates=(3e-5, 1e-4, 3e-4),
         ),
-        # a real language model: `python data/make_small.py`, or the hub
+        # a real language model: `python data/make_small.py`, or the hub; the sizes of recipes/small_multiplication.yaml
         Paths(
             "multiplication",
             trained={"multiplication": None},
@@ -96,9 +96,9 @@ DOMAINS = {
                 "probe": {"addition": None, "subtraction": None},
             },
             settings={
-                "problems_per_step": 8,
+                "problems_per_step": 4,
                 "samples": 8,
-                "rehearsal_per_step": 16,
+                "rehearsal_per_step": 8,
                 "max_new_tokens": 16,
                 "gradient_parts": False,
             },
@@ -107,8 +107,9 @@ DOMAINS = {
             drawing={"max_new_tokens": 16, "problems_per_batch": 16},
             generation={"max_new_tokens": 16, "problems_per_batch": 4},  # more would need more memory than training
             sources={"train": "fit"},
-            checkpoints=(10, 20, 40),
+            checkpoints=(10, 30),
             rates=(3e-6, 1e-5, 3e-5),
+            back={"grpo": (0.3,)},
         ),
         # where might rehearsal add something that a smaller step does not? few problems, stale samples, long training
         replace(_COUNTDOWN, name="countdown-few", trained={"cd3": 40, "cd4": 40}, back={}),

@@ -175,6 +175,6 @@ def test_a_language_models_path_runs_as_the_tiny_ones(tmp_path, monkeypatch):
         trial.run(tmp_path / "out")
     frontier.collect(tmp_path / "out", PathTrial, COLUMNS + paths.POINT)
     table, runs = frontier.read(tmp_path / "out")
-    assert runs[["steps", "back"]].to_numpy().tolist() == [[0, 0], [1, 0], [1, 0.3], [1, 0.5]]
+    assert runs[["steps", "back"]].to_numpy().tolist() == [[0, 0], [1, 0], [1, 0.3]]
     assert runs["kl"].iloc[0] == pytest.approx(0, abs=1e-4) and runs["kl"].notna().all()
     assert (table["n"] == 4).all() and set(table["family"].astype(str)) == {"multiplication", "addition"}
