@@ -107,7 +107,7 @@ DOMAINS = {
             drawing={"max_new_tokens": 16, "problems_per_batch": 16},
             generation={"max_new_tokens": 16, "problems_per_batch": 4},  # more would need more memory than training
             sources={"train": "fit"},
-            checkpoints=(10, 30),
+            checkpoints=(10, 20),
             rates=(3e-6, 1e-5, 3e-5),
             back={"grpo": (0.3,)},
         ),
