@@ -106,21 +106,6 @@ def at_equal_pass_at_1(given):
 
 
 @exercise("08-5")
-def verdicts(given):
-    """What three intervals say about three claims."""
-    for (claim, (low, high, within)), said in zip(INTERVALS.items(), parts(given, INTERVALS), strict=True):
-        truth = conclusions.verdict(low, high, within)
-        if choice(said, VERDICTS) == truth:
-            continue
-        if low <= -within <= high:
-            raise Hint(f"{claim!r}: the interval holds differences that fit the claim, and others that do not.")
-        if within and conclusions.verdict(low, high, 0) == said:
-            raise Hint(f"{claim!r}: you may lose a point and still be right. Where does that put the border?")
-        raise Hint(f"{claim!r}: mark the interval on a line. On which side of the claim's border does all of it lie?")
-    return "An interval on both sides of the border is no evidence for either."
-
-
-@exercise("08-6")
 def equal_cost(given):
     """How many steps two methods can take for the cost of 200 of GRPO's, in forward passes of one token."""
     fresh, stored, steps = 512, 128, 200
@@ -141,3 +126,18 @@ def equal_cost(given):
             f"200 × 512 × (1 + 3)."
         )
     return "At equal steps the dearer methods had more computation: a fair table says which of the two is equal."
+
+
+@exercise("08-6")
+def verdicts(given):
+    """What three intervals say about three claims."""
+    for (claim, (low, high, within)), said in zip(INTERVALS.items(), parts(given, INTERVALS), strict=True):
+        truth = conclusions.verdict(low, high, within)
+        if choice(said, VERDICTS) == truth:
+            continue
+        if low <= -within <= high:
+            raise Hint(f"{claim!r}: the interval holds differences that fit the claim, and others that do not.")
+        if within and conclusions.verdict(low, high, 0) == said:
+            raise Hint(f"{claim!r}: you may lose a point and still be right. Where does that put the border?")
+        raise Hint(f"{claim!r}: mark the interval on a line. On which side of the claim's border does all of it lie?")
+    return "An interval on both sides of the border is no evidence for either."

@@ -40,22 +40,22 @@ WRONG = [
     ("08-4", -0.03, "upper"),
     ("08-4", 3, "as a share"),
     ("08-4", 0.2, "between B's two points"),
-    ("08-5", RIGHT | {"more than GRPO": "does not hold"}, "others that do not"),
-    ("08-5", RIGHT | {"more than GRPO": "holds"}, "others that do not"),
-    ("08-5", RIGHT | {"keeps base": "cannot be told"}, "lose a point"),
-    ("08-5", RIGHT | {"reaches GRPO": "cannot be told"}, "On which side"),
-    ("08-5", RIGHT | {"keeps base": "no idea"}, "Choose one of"),
-    ("08-5", "holds", "A dict with the keys"),
-    ("08-6", STEPS | {"rkl": 250}, "more steps for the same cost, or fewer"),
-    ("08-6", STEPS | {"rkl": 100}, "add up what an answer costs"),
-    ("08-6", STEPS | {"dph-f": 160}, "sampled long ago"),
-    ("08-6", STEPS | {"dph-f": 139.1}, "who scores its answers"),
-    ("08-6", STEPS | {"dph-f": 237.5}, "more steps for the same cost, or fewer"),
+    ("08-5", STEPS | {"rkl": 250}, "more steps for the same cost, or fewer"),
+    ("08-5", STEPS | {"rkl": 100}, "add up what an answer costs"),
+    ("08-5", STEPS | {"dph-f": 160}, "sampled long ago"),
+    ("08-5", STEPS | {"dph-f": 139.1}, "who scores its answers"),
+    ("08-5", STEPS | {"dph-f": 237.5}, "more steps for the same cost, or fewer"),
+    ("08-6", RIGHT | {"more than GRPO": "does not hold"}, "others that do not"),
+    ("08-6", RIGHT | {"more than GRPO": "holds"}, "others that do not"),
+    ("08-6", RIGHT | {"keeps base": "cannot be told"}, "lose a point"),
+    ("08-6", RIGHT | {"reaches GRPO": "cannot be told"}, "On which side"),
+    ("08-6", RIGHT | {"keeps base": "no idea"}, "Choose one of"),
+    ("08-6", "holds", "A dict with the keys"),
 ]
 
 
 def test_a_half_filled_dictionary_is_no_answer_yet():
-    assert check.answer("08-5", RIGHT | {"keeps base": ...}).right is None
+    assert check.answer("08-6", RIGHT | {"keeps base": ...}).right is None
 
 
 @pytest.mark.parametrize("wrong", [row for row in WRONG if isinstance(row[1], (int, float))])
@@ -66,5 +66,5 @@ def test_a_hint_does_not_give_the_number_away(wrong):
 
 
 def test_equal_cost_takes_fewer_of_the_dearer_steps():
-    assert check.answer("08-6", STEPS).right
-    assert check.answer("08-6", {"rkl": 160, "dph-f": 168}).right
+    assert check.answer("08-5", STEPS).right
+    assert check.answer("08-5", {"rkl": 160, "dph-f": 168}).right
