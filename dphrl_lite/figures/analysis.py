@@ -176,6 +176,7 @@ def front(
     if runs.empty:
         none = f"No run has {words} here.<br>Fewer answers were drawn to these problems: choose a smaller k."
         figure.add_annotation(text=none, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
+        figure.update_layout(xaxis_range=[0, 1], yaxis_range=[0, 1])
     figure.update_xaxes(title_text="Pass@1", tickformat="~%")
     figure.update_yaxes(title_text=words, tickformat="~%" if height != "distinct" else ".2f")
     legend = {"x": 1.02, "y": 1, "font": {"size": 12}, "itemsizing": "trace", "tracegroupgap": 0}

@@ -93,7 +93,8 @@ const oneColumn = (figure, width) => {
     return { x, y, name: "x" + key.slice(5), old: [domain(x), domain(y)] };
   }).filter(({ y }) => y).sort((a, b) => b.old[1][1] - a.old[1][1] || a.old[0][0] - b.old[0][0]);
   const rows = new Set(panels.map(({ old }) => old[1][1])).size, many = panels.length > rows;
-  const most = (width - 100) / 7.5, plain = (text) => text.replace(/<[^>]*>/g, "").length;
+  const left = Math.min(layout.margin?.l ?? 70, 130), most = (width - left - 24) / 7.2;
+  const plain = (text) => text.replace(/<[^>]*>/g, "").length;
   const lines = (layout.title?.text ?? "").replace(/ · /g, "<br>").split("<br>").map((line) => {
     let row = "";
     return line.split(/ (?![^<]*>)/).reduce((all, word) => {
@@ -107,14 +108,14 @@ const oneColumn = (figure, width) => {
   const top = 40 + pad.t + 18 * lines.split("<br>").length;
   const shown = data.filter(({ name, showlegend }) => name && showlegend !== false).length;
   const below = layout.showlegend === false || shown < 2 ? 60 : 84 + 22 * Math.ceil(shown / 2);
-  const inside = many ? 300 * panels.length : (layout.height ?? 450) - 140;
+  const inside = many ? 300 * panels.length - 100 : (layout.height ?? 450) - 140;
   layout.height = top + inside + below;
-  layout.margin = { ...layout.margin, l: Math.min(layout.margin?.l ?? 70, 130),
+  layout.margin = { ...layout.margin, l: left,
                     r: panels.length ? 24 : Math.min(layout.margin?.r ?? 24, 130), t: top, b: below };
   layout.legend = { ...layout.legend, orientation: "h", xref: "container", x: 0.02, xanchor: "left",
                     yref: "container", y: 0.01, yanchor: "bottom" };
   if (!many) return { data, layout };
-  const step = 1 / panels.length, high = step - 100 / inside;
+  const step = 300 / inside, high = 200 / inside;  // below each but the last: its axis, the next one's title
   panels.forEach(({ x, y, name, old: [across, up] }, i) => {
     const y1 = 1 - i * step, y0 = Math.max(0, y1 - high);
     for (const note of layout.annotations ?? [])  // the panel's title

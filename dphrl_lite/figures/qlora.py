@@ -44,8 +44,8 @@ def memory_ladder(parts: pd.DataFrame, title: str, cards: Sequence[float] = (16,
     for col, x in ((1, total), (2, total.clip(upper=0.93 * room))):
         look = {"mode": "text", "text": words, "textposition": "middle right", "showlegend": False, "hoverinfo": "skip"}
         figure.add_scatter(x=x, y=parts.index, row=1, col=col, **look)
-    line = {"type": "line", "xref": "x2", "yref": "paper", "y0": 0, "y1": 1, "line": {"dash": "dash", "width": 1.5}}
-    note = {"xref": "x2", "yref": "paper", "y": 1, "yanchor": "bottom", "showarrow": False}
+    line = {"type": "line", "xref": "x2", "yref": "y2 domain", "y0": 0, "y1": 1, "line": {"dash": "dash", "width": 1.5}}
+    note = {"xref": "x2", "yref": "y2 domain", "y": 1, "yanchor": "bottom", "showarrow": False}
     shapes = [line | {"x0": gb, "x1": gb} for gb in cards]
     figure.update_layout(shapes=shapes, annotations=[note | {"x": gb, "text": f"{gb:g} GB"} for gb in cards])
     figure.update_xaxes(title_text="GB", range=[0, 1.17 * total.max()], col=1)
@@ -188,9 +188,9 @@ def cost_bars(hours: pd.DataFrame, price: float, title: str) -> go.Figure:
         figure.add_bar(y=hours.index, x=hours[part], **look)
     total = hours.sum(axis=1)
     for method, spent in total.items():
-        words = f"<b>{spent:,.0f} h</b>, costs {spent * price:,.0f}"
-        figure.add_annotation(x=spent, y=method, text=words, showarrow=False, xanchor="left", xshift=4)
-    figure.update_xaxes(title_text="GPU-hours", range=[0, 1.25 * total.max()])
+        words = f"<b>{spent:,.0f} h</b><br>costs {spent * price:,.0f}"
+        figure.add_annotation(x=spent, y=method, text=words, showarrow=False, xanchor="left", align="left", xshift=4)
+    figure.update_xaxes(title_text="GPU-hours", range=[0, 1.35 * total.max()])
     figure.update_yaxes(autorange="reversed", ticks="")
     figure = styled(
         figure, 400, title, barmode="stack", bargap=0.3, legend=BELOW | {"traceorder": "normal"}, uirevision="keep"
@@ -213,7 +213,7 @@ def token_kernels(found: Sequence[Mapping], kernels: int = 40) -> go.Figure:
         found: what `benchmarks/qlora_7b.py --part kernels` measured.
         kernels: of the first so many, the time line.
     """
-    titles = ["a whole token", f"its first {kernels} kernels, one after the other"]
+    titles = ["a whole token", f"its first {kernels} kernels"]
     figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.05, subplot_titles=titles)
     ways = [f"{way['way']}<br>{way['wall_ms']:.1f} ms" for way in found]
     for kind, hue in _KERNELS.items():

@@ -48,6 +48,8 @@ def token_grid(tokens: Sequence[str], logp: Sequence[float], title: str) -> go.F
     scale = {"colorscale": list(_HUES), "zmin": np.log(_TICKS[0]), "zmax": 0}
     scale["colorbar"] = {
         "title": {"text": "probability"},
+        "lenmode": "pixels",  # of one line of tokens, too, it must hold its numbers
+        "len": 130,
         "tickvals": np.log(_TICKS),
         "ticktext": list(map(str, _TICKS)),
     }

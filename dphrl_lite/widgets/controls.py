@@ -10,7 +10,7 @@ from dphrl_lite import divergences
 
 def wide(pixels: int = 360) -> dict:
     """The label's and the control's width, as arguments of any control."""
-    return {"style": {"description_width": "120px"}, "layout": {"width": f"{pixels}px"}}
+    return {"style": {"description_width": "120px"}, "layout": {"width": f"{pixels}px", "max_width": "100%"}}
 
 
 def slider(label: str, value: float, low: float, high: float, step: float) -> ipywidgets.FloatSlider:

@@ -126,9 +126,12 @@ class Live(ipywidgets.VBox):
         self.controls, self._build, self.figures = dict(controls), build, []
         self.plots = ipywidgets.VBox()
         page.helper()
-        row = ipywidgets.Box([*self.controls.values(), *extra], layout={"flex_flow": "row wrap"})
-        row.add_class("dphrl-controls")
-        super().__init__([row, self.plots])
+        switches = [control for control in self.controls.values() if isinstance(control, ipywidgets.Checkbox)]
+        others = [control for control in self.controls.values() if control not in switches]
+        rows = [ipywidgets.Box(row, layout={"flex_flow": "row wrap"}) for row in ([*others, *extra], switches) if row]
+        for row in rows:
+            row.add_class("dphrl-controls")
+        super().__init__([*rows, self.plots])
         for control in self.controls.values():
             control.observe(self.redraw, names="value")
         self.redraw()

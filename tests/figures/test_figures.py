@@ -423,7 +423,7 @@ def test_reward_by_run_is_a_running_mean():
 def test_cost_bars_say_hours_and_money():
     hours = pd.DataFrame({"sampling": [10.0, 10.0], "reference": [0.0, 5.0]}, index=["dph-js", "rkl"])
     figure = figures.cost_bars(hours, price=2.0, title="a run")
-    assert [a.text for a in figure.layout.annotations] == ["<b>10 h</b>, costs 20", "<b>15 h</b>, costs 30"]
+    assert [a.text for a in figure.layout.annotations] == ["<b>10 h</b><br>costs 20", "<b>15 h</b><br>costs 30"]
     assert traces(figure)["reference"].x.tolist() == [0.0, 5.0]
 
 
