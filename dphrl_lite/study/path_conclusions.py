@@ -228,6 +228,30 @@ def where_it_helps(table: pd.DataFrame, methods: Sequence[str] = ("dph-f", "dph-
     return found.assign(p=holm(found["p"]))
 
 
+def smaller_step(table: pd.DataFrame) -> pd.DataFrame:
+    """Plain grpo at each learning rate minus plain grpo at the next larger one, both after their last step, in every domain.
+
+    Returns:
+        Rows (domain, first, second, score): Pass@1, what is `conclusions.highest`, and "other tasks", their Pass@1. Columns
+        difference, low, high, p (corrected for all rows), seeds.
+    """
+    rows = {}
+    for domain in dict.fromkeys(table["domain"]):
+        along = lines(table[table["domain"] == domain])
+        sweep, last = Sweep(along), along["strength"].max()
+        asked = {"Pass@1": ("Pass@1",), conclusions.highest(along, domain): (), "other tasks": ("Pass@1", "probe")}
+        plain = [f"grpo at {rate:g}" for rate in sorted(along["learning_rate"].dropna().unique())]
+        for first, second in pairwise(name for name in plain if name in sweep.methods(domain)):
+            for score, where in asked.items():
+                with suppress(NotComparable):
+                    found = conclusions.difference(sweep, domain, (first, last), (second, last), *(where or (score,)))
+                    rows[domain, first, second, score] = found
+    index = pd.MultiIndex.from_tuples(rows, names=["domain", "first", "second", "score"])
+    columns = ["value", "low", "high", "p", "seeds"]
+    found = pd.DataFrame(list(rows.values()), index, columns).rename(columns={"value": "difference"})
+    return found.assign(p=holm(found["p"]))
+
+
 def within_a_point(table: pd.DataFrame, domain: str) -> pd.DataFrame:
     """How near each method's nearest configuration comes to the best of `grpo` at one try and to the base model elsewhere.
 
@@ -488,10 +512,13 @@ def report(table: pd.DataFrame, runs: pd.DataFrame) -> str:
             found = verdicts(mine, rate, ks)
             if len(found):
                 parts.append(f"\nWhich claims hold, {where}\n{conclusions.as_text(found)}")
-    found = where_it_helps(table)
-    if len(found):
-        parts.append(
-            f"\n## Where a penalty adds something: minus plain grpo at the same learning rate, {len(found)} comparisons"
-        )
-        parts.append(conclusions.as_text(found.reset_index()))
+    across = {
+        "Where a penalty adds something: minus plain grpo at the same learning rate": where_it_helps(table),
+        "What a smaller step does: plain grpo minus plain grpo at the next larger rate, after the last step": smaller_step(
+            table
+        ),
+    }
+    for title, found in across.items():
+        if len(found):
+            parts.append(f"\n## {title}, {len(found)} comparisons\n{conclusions.as_text(found.reset_index())}")
     return "\n".join(parts)

@@ -204,6 +204,20 @@ def test_where_a_penalty_helps_is_told_at_equal_pass_at_1_and_on_other_tasks(wor
         assert worse["Pass@1 in the end"].abs().lt(0.1).all()
 
 
+def test_what_a_smaller_step_does_is_told_after_the_last_step(world):
+    elsewhere = world[0].replace({"domain": {"countdown": "elsewhere"}})
+    one_rate = elsewhere[elsewhere["learning_rate"] != 3e-5].replace({"domain": {"elsewhere": "one rate"}})
+    found = paths.smaller_step(pd.concat([world[0], elsewhere, one_rate], ignore_index=True))
+    scores = {"Pass@1": 0.55 * 0.9 - 0.75 * 0.8, "Pass@64": 0.1, "other tasks": 0.1}  # as the world was made
+    asked = {
+        (domain, "grpo at 3e-05", "grpo at 0.0001", score) for domain in ("countdown", "elsewhere") for score in scores
+    }
+    assert set(found.index) == asked
+    for (*_, score), row in found.iterrows():
+        assert row["low"] <= scores[score] <= row["high"] and row["p"] < 0.1
+        assert row["difference"] == pytest.approx(scores[score], abs=0.04)
+
+
 def test_every_point_knows_its_distance_and_its_cost(world):
     found = paths.every_point(*world, "countdown").set_index(["line", "steps"])
     assert len(found) == 26 and (found.loc[("base", 0), ["kl", "M passes"]] == 0).all()
