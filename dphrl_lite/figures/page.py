@@ -83,6 +83,7 @@ SCRIPT = """
 
 # `oneColumn(figure, width)`: a copy whose panels stand below each other and whose legend stands below them all, where the page
 # is too narrow for panels side by side; the figure itself elsewhere. Titles break at middle dots and where a line is full.
+# A panel takes 200 pixels, and between two are 100, for the upper one's axis and the lower one's title.
 NARROW = """
 const oneColumn = (figure, width) => {
   if (!width || width >= 720) return figure;
@@ -115,7 +116,7 @@ const oneColumn = (figure, width) => {
   layout.legend = { ...layout.legend, orientation: "h", xref: "container", x: 0.02, xanchor: "left",
                     yref: "container", y: 0.01, yanchor: "bottom" };
   if (!many) return { data, layout };
-  const step = 300 / inside, high = 200 / inside;  // below each but the last: its axis, the next one's title
+  const step = 300 / inside, high = 200 / inside;
   panels.forEach(({ x, y, name, old: [across, up] }, i) => {
     const y1 = 1 - i * step, y0 = Math.max(0, y1 - high);
     for (const note of layout.annotations ?? [])  // the panel's title
