@@ -153,10 +153,7 @@ def _against(outcomes: pd.DataFrame, domain: str, other: str, names, **rule) -> 
     for name, score in product(rivals, _drawn(sweep, domain)):
         with suppress(NotComparable):
             rows[name, score] = conclusions.best_difference(sweep, domain, name, other, score, **rule)
-    index = pd.MultiIndex.from_tuples(rows, names=["method", "score"])
-    columns = ["value", "low", "high", "p", "seeds"]
-    found = pd.DataFrame(list(rows.values()), index, columns).rename(columns={"value": "difference"})
-    return found.assign(p=holm(found["p"]))
+    return _corrected(rows, ["method", "score"])
 
 
 def line_differences(
@@ -222,10 +219,7 @@ def where_it_helps(table: pd.DataFrame, methods: Sequence[str] = ("dph-f", "dph-
                 rows[domain, name, score] = front | {"Pass@1 in the end": one}
                 elsewhere = conclusions.difference(sweep, domain, *runs, "Pass@1", "probe")
                 rows[domain, name, "other tasks"] = elsewhere | {"Pass@1 in the end": one}
-    index = pd.MultiIndex.from_tuples(rows, names=["domain", "line", "score"])
-    columns = ["value", "low", "high", "p", "seeds", "Pass@1 in the end"]
-    found = pd.DataFrame(list(rows.values()), index, columns).rename(columns={"value": "difference"})
-    return found.assign(p=holm(found["p"]))
+    return _corrected(rows, ["domain", "line", "score"], ["Pass@1 in the end"])
 
 
 def smaller_step(table: pd.DataFrame) -> pd.DataFrame:
@@ -246,8 +240,11 @@ def smaller_step(table: pd.DataFrame) -> pd.DataFrame:
                 with suppress(NotComparable):
                     found = conclusions.difference(sweep, domain, (first, last), (second, last), *(where or (score,)))
                     rows[domain, first, second, score] = found
-    index = pd.MultiIndex.from_tuples(rows, names=["domain", "first", "second", "score"])
-    columns = ["value", "low", "high", "p", "seeds"]
+    return _corrected(rows, ["domain", "first", "second", "score"])
+
+
+def _corrected(rows: dict[tuple, dict], names: Sequence[str], further: Sequence[str] = ()) -> pd.DataFrame:
+    index, columns = pd.MultiIndex.from_tuples(rows, names=names), ["value", "low", "high", "p", "seeds", *further]
     found = pd.DataFrame(list(rows.values()), index, columns).rename(columns={"value": "difference"})
     return found.assign(p=holm(found["p"]))
 
