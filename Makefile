@@ -39,7 +39,7 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: test-gpu help lab renew test book slides handout pictures solutions frontier class lint format doctor constraints clean again
+.PHONY: test-gpu help lab renew test book slides handout pictures tables solutions frontier class lint format doctor constraints clean again
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -136,6 +136,9 @@ handout: $(INSTALLED) ## make the one-page handout as HTML and, with Chromium, a
 
 pictures: $(INSTALLED) ## make README's pictures again, in notebooks/images (needs Chromium)
 	@DPHRL_REQUIRE_BROWSER=1 DPHRL_SCREENSHOTS=notebooks/images $(RUN) -m pytest tests/browser/test_pictures.py
+
+tables: $(INSTALLED) ## write the tables of docs/results.md again, from data/paths
+	@$(RUN) docs/tables.py
 
 solutions: $(INSTALLED) ## write notebooks/solutions/ again from the notebooks' exercises
 	@$(RUN) -m dphrl_lite.course.solutions

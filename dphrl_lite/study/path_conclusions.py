@@ -460,62 +460,72 @@ def report(table: pd.DataFrame, runs: pd.DataFrame) -> str:
     """All of it as text, domain by domain."""
     parts = [f"Choice: {RULE}. {conclusions.INFERENCE}"]
     for domain in dict.fromkeys(table["domain"]):
-        mine, ran = table[table["domain"] == domain], runs[(runs["domain"] == domain) & (runs["method"] != "base")]
-        paths = ran[["method", "strength", "learning_rate", "seed"]].drop_duplicates()
-        parts.append(f"\n## {domain}: {len(paths)} paths, {len(ran)} points evaluated")
-        if paths.empty:
-            continue
-        chosen, high = best(mine, domain), conclusions.highest(mine, domain)
-        tables = {"Every method at its configuration": chosen}
-        grpo = ran[(ran["method"] == "grpo") & (ran["back"] == 0)]
-        if len(grpo):
-            one = _by_point(mine, "Pass@1")
-            tops = one[one["method"] == "grpo"].groupby(POINT, dropna=False)["Pass@1"].mean()
-            for share in (0.5, 0.8, 0.95):  # of the way from the base model to the best Pass@1 that grpo reaches
-                base = one.loc[one["method"] == "base", "Pass@1"].mean()
-                target = round(base + share * (tops.max() - base), 3)
-                title = (
-                    f"What loses least at equal Pass@1, validation Pass@1 of {target:g} or more: minus grpo (* p < .05)"
-                )
-                tables[title] = at_equal(mine, domain, target)
-                title = f"What decides how much is lost: {high} of single lines at Pass@1 = {target:g}"
-                tables[title] = ranking(mine, domain, target, high)
-            tables["Within a point of grpo's Pass@1 and of the base model elsewhere?"] = within_a_point(mine, domain)
-            for steps, spent in grpo.assign(cost=cost(grpo)).groupby("steps")["cost"].mean().items():
-                title = f"What loses least at the cost of grpo's {steps} steps ({spent / 1e6:.1f} M forward passes): minus grpo"
-                tables[title] = at_equal_cost(mine, ran, domain, spent * 1.02)
-        tables["Every evaluated point"] = every_point(mine, runs, domain)
-        found = line_differences(mine, domain).drop(columns=["domain", "differ in", "apart"])
-        tables[f"Path against path at equal Pass@1: first minus second, {len(found)} comparisons"] = found
-        points = distances(mine, ran, domain)
-        for loss, words in LOSSES.items():
-            found, explained = leaves(points, loss)
-            lost = words.format(score=high)
-            title = f"{lost}, by KL(policy, reference) per answer: one curve explains {explained:.0%}; who leaves it"
-            tables[title] = found
-        for title, found in tables.items():
-            shown = (
-                conclusions.differences_in_words(found)
-                if isinstance(found.index, pd.MultiIndex) and len(found)
-                else found
-            )
-            if "learning_rate" in shown:
-                rates = shown["learning_rate"].map(lambda rate: "" if pd.isna(rate) else f"{rate:g}")
-                shown = shown.assign(learning_rate=rates)
-            parts.append(f"\n{title}\n{conclusions.as_text(shown) if len(shown) else 'no two methods get there'}")
-        ks = (8, 64) if high == "Pass@64" else (8,)
-        for rate in (None, *sorted(ran["learning_rate"].dropna().unique())):
-            where = "each method at its best configuration" if rate is None else f"learning rate {rate:g} throughout"
-            found = verdicts(mine, rate, ks)
-            if len(found):
-                parts.append(f"\nWhich claims hold, {where}\n{conclusions.as_text(found)}")
+        parts += _of_domain(table[table["domain"] == domain], runs[runs["domain"] == domain], domain)
+    step = "What a smaller step does: plain grpo minus plain grpo at the next larger rate, after the last step"
     across = {
         "Where a penalty adds something: minus plain grpo at the same learning rate": where_it_helps(table),
-        "What a smaller step does: plain grpo minus plain grpo at the next larger rate, after the last step": smaller_step(
-            table
-        ),
+        step: smaller_step(table),
     }
     for title, found in across.items():
         if len(found):
             parts.append(f"\n## {title}, {len(found)} comparisons\n{conclusions.as_text(found.reset_index())}")
     return "\n".join(parts)
+
+
+def _of_domain(mine: pd.DataFrame, runs: pd.DataFrame, domain: str) -> list[str]:
+    ran = runs[runs["method"] != "base"]
+    paths = ran[["method", "strength", "learning_rate", "seed"]].drop_duplicates()
+    parts = [f"\n## {domain}: {len(paths)} paths, {len(ran)} points evaluated"]
+    if paths.empty:
+        return parts
+    tables = {"Every method at its configuration": best(mine, domain)}
+    if ((ran["method"] == "grpo") & (ran["back"] == 0)).any():
+        tables |= _beside_grpo(mine, ran, domain)
+    tables["Every evaluated point"] = every_point(mine, runs, domain)
+    found = line_differences(mine, domain).drop(columns=["domain", "differ in", "apart"])
+    tables[f"Path against path at equal Pass@1: first minus second, {len(found)} comparisons"] = found
+    points = distances(mine, ran, domain)
+    for loss, words in LOSSES.items():
+        found, explained = leaves(points, loss)
+        lost = words.format(score=conclusions.highest(mine, domain))
+        title = f"{lost}, by KL(policy, reference) per answer: one curve explains {explained:.0%}; who leaves it"
+        tables[title] = found
+    parts += [f"\n{title}\n{_as_text(found)}" for title, found in tables.items()]
+    ks = tuple(int(score.removeprefix("Pass@")) for score in _drawn(Sweep(mine), domain)[1:])
+    for rate in (None, *sorted(ran["learning_rate"].dropna().unique())):
+        where = "each method at its best configuration" if rate is None else f"learning rate {rate:g} throughout"
+        found = verdicts(mine, rate, ks)
+        if len(found):
+            parts.append(f"\nWhich claims hold, {where}\n{conclusions.as_text(found)}")
+    return parts
+
+
+def _beside_grpo(mine: pd.DataFrame, ran: pd.DataFrame, domain: str) -> dict[str, pd.DataFrame]:
+    """Everything against plain grpo, at equal Pass@1 and at equal cost, by title."""
+    tables, high = {}, conclusions.highest(mine, domain)
+    one = _by_point(mine, "Pass@1")
+    base = one.loc[one["method"] == "base", "Pass@1"].mean()
+    top = one[one["method"] == "grpo"].groupby(POINT, dropna=False)["Pass@1"].mean().max()
+    for share in (0.5, 0.8, 0.95):  # of the way from the base model to the best Pass@1 that grpo reaches
+        target = round(base + share * (top - base), 3)
+        title = f"What loses least at equal Pass@1, validation Pass@1 of {target:g} or more: minus grpo (* p < .05)"
+        tables[title] = at_equal(mine, domain, target)
+        title = f"What decides how much is lost: {high} of single lines at Pass@1 = {target:g}"
+        tables[title] = ranking(mine, domain, target, high)
+    tables["Within a point of grpo's Pass@1 and of the base model elsewhere?"] = within_a_point(mine, domain)
+    plain = ran[(ran["method"] == "grpo") & (ran["back"] == 0)]
+    for steps, spent in plain.assign(cost=cost(plain)).groupby("steps")["cost"].mean().items():
+        title = f"What loses least at the cost of grpo's {steps} steps ({spent / 1e6:.1f} M forward passes): minus grpo"
+        tables[title] = at_equal_cost(mine, ran, domain, spent * 1.02)
+    return tables
+
+
+def _as_text(found: pd.DataFrame) -> str:
+    if found.empty:
+        return "no two methods get there"
+    if isinstance(found.index, pd.MultiIndex):
+        found = conclusions.differences_in_words(found)
+    if "learning_rate" in found:
+        rates = found["learning_rate"].map(lambda rate: "" if pd.isna(rate) else f"{rate:g}")
+        found = found.assign(learning_rate=rates)
+    return conclusions.as_text(found)
