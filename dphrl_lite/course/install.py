@@ -38,7 +38,7 @@ def pip_command(kit: Path) -> list[str]:
     Without torch the CPU build is taken: on Linux the default index would send gigabytes of CUDA.
     """
     pins = [] if find_spec("torch") else ["-c", f"{kit / 'constraints.txt'}", "--extra-index-url", CPU_INDEX]
-    return [sys.executable, "-m", "pip", "install", "-q", *pins, "-e", f"{kit}[notebooks,qlora]"]
+    return [sys.executable, "-m", "pip", "install", "-q", *pins, "-e", f"{kit}[notebooks,qlora,trl]"]
 
 
 def install(kit: Path) -> None:

@@ -122,7 +122,7 @@ def test_a_torch_that_is_there_stays_as_it_is(monkeypatch, torch_there):
     monkeypatch.setattr(install, "find_spec", lambda name: torch_there)
     command = install.pip_command(Path("/kit"))
     assert command[:4] == [sys.executable, "-m", "pip", "install"]
-    assert command[-2:] == ["-e", "/kit[notebooks,qlora]"]
+    assert command[-2:] == ["-e", "/kit[notebooks,qlora,trl]"]
     assert (str(Path("/kit/constraints.txt")) in command) is not torch_there
     assert not {"-U", "--upgrade"} & set(command)
 
