@@ -77,6 +77,7 @@ class Sampler:
 
     def load(self, name: str, nf4: bool) -> models.Policy:
         """The policy, to be drawn from by the engine."""
+        _used("--vllm", self.vllm, self.engine == "vllm", "--engine vllm")
         if self.engine == "kit":
             return models.load(name, nf4=nf4)
         from dphrl_lite.large import vllm
@@ -98,11 +99,17 @@ class Engine:
 
     def choose(self):
         """The function that trains."""
+        _used("--trl", self.trl, self.engine == "trl", "--engine trl")
         if self.engine == "kit":
             return training.train
         from dphrl_lite.large import runs
 
         return partial(runs.train, trl=settings.pairs(self.trl or ()))
+
+
+def _used(flag: str, value, used: bool, by: str):
+    if value and not used:
+        raise ValueError(f"{flag} has no effect without {by}: give both, or leave it out")
 
 
 def is_shown() -> bool:
@@ -240,6 +247,7 @@ class Export:
             raise ValueError(
                 "nothing to export, or too much: give --policy FOLDER or --rollouts FOLDER, one of the two"
             )
+        _used("--dtype", self.dtype, self.policy is not None, "--policy")
         if self.rollouts:
             rows = export.rollouts(self.rollouts, self.out, self.threshold)
             print(f"{self.out}: {rows} answers; to share it: hf upload YOU/NAME {self.out} --repo-type dataset")

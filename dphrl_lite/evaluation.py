@@ -31,7 +31,7 @@ class EvaluateConfig:
     out_of_domain: list[str] = field(default_factory=lambda: ["sort"])  # names of sets that are never trained on
     samples: int = 16  # answers drawn per problem (n)
     ks: list[int] | None = None  # k of Pass@k, at most `samples`; None: 1, 2, 4 ... samples
-    confidence: float = 0.95  # coverage of the bootstrap bands over problems
+    confidence: float = 0.95  # coverage of the bands for the choice of problems
     temperature: float = 1.0  # of the samples; 1 is the distribution that was trained
     top_p: float = 1.0  # nucleus of the samples; 1 for none
     greedy: bool = True  # draw one more answer, at temperature 0

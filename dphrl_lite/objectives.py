@@ -92,7 +92,7 @@ _FIXED = {
         Method("rkl-exp", "exploration", "control: `rkl` on D_exp only", penalty="reference_k2", strength=0.15),
     )
 }
-_BUILT_IN = frozenset(_FIXED)
+BUILT_IN = frozenset(_FIXED)
 _SHORT = {"dph-f": "forward_kl", "dph-js": "js", "dph-alpha": "alpha"}
 
 
@@ -131,7 +131,7 @@ def register(method: Method) -> Method:
     Raises:
         ValueError: a name of the kit's, or one that begins with "dph-", which names a registered divergence.
     """
-    if method.name in _BUILT_IN or method.name.startswith("dph-"):
+    if method.name in BUILT_IN or method.name.startswith("dph-"):
         taken = "is built in" if method.name in METHODS else "would name a divergence: see divergences.register"
         raise ValueError(f"the method name {method.name!r} {taken}; give yours another name")
     _FIXED[method.name] = method

@@ -70,8 +70,10 @@ def whole_numbers(x, name: str) -> np.ndarray:
 
 
 _NUMBERS = re.compile(r"(cd\d+:[\d-]+):\d+")  # countdown: the same numbers, other targets
-_DATABASE = re.compile(r"([^:]+):[^:]+:\d+")  # SQL: the same database, another question
-_OPERANDS = re.compile(r"([^:]+):\d+:(\d+)-(\d+)")  # arithmetic: the same two numbers, in another order or wording
+# the kit's questions about one database
+_DATABASE = re.compile(r"([^:]+):(?:count|different|filter|most|number|per|whose|without):\d+")
+# arithmetic: the same two numbers, in another order or wording
+_OPERANDS = re.compile(r"(multiplication|addition|subtraction):\d+:(\d+)-(\d+)")
 
 
 def clusters_of(problem_ids: Iterable) -> list[str]:
@@ -143,6 +145,7 @@ class Outcomes:
         if len(labels) != len(c):
             raise ValueError(f"clusters must hold one label for each of the {len(c)} problems; got {len(labels)}")
         codes = pd.factorize(pd.Series(labels, dtype=object))[0]
+        codes = np.where(codes < 0, len(codes) + np.arange(len(codes)), codes)  # without a label, on its own
         for name, value in (("n", n.copy()), ("c", c.copy()), ("problem_ids", ids), ("clusters", codes)):
             object.__setattr__(self, name, value)
 
@@ -194,7 +197,7 @@ class Outcomes:
         taus = np.asarray(taus, dtype=float)
         if not ((taus >= 0) & (taus <= 1)).all():
             raise ValueError(f"tau is a share of correct samples, between 0 and 1; got {taus}")
-        return (self.c / self.n >= taus[..., None]).mean(-1)[()]
+        return (self.c / self.n >= taus[..., None] - 1e-12).mean(-1)[()]
 
 
 def powers(outcomes: Iterable[Outcomes]) -> list[int]:

@@ -117,7 +117,7 @@ def _warn_unread(table: pd.DataFrame):
 def _claim(out, policy, task: Task, problems, config: PresampleConfig, shard) -> Path | None:
     """The run's folder, None without one. Whatever can be wrong is found before the folder is touched."""
     check_problems(problems)
-    longest = config.max_new_tokens or policy.max_new_tokens
+    longest = policy.max_new_tokens if config.max_new_tokens is None else config.max_new_tokens
     check_settings(config.samples, longest, config.temperature, config.top_p)
     for name in ("problems_per_shard", "problems_per_batch"):
         if getattr(config, name) < 1:

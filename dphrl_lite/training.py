@@ -35,6 +35,7 @@ What is not the method is called here and stands in `engine`: several processes 
 """
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -59,6 +60,7 @@ from dphrl_lite.errors import lookup
 from dphrl_lite.metrics import METRICS, Averages, peak_memory_gb
 from dphrl_lite.models import Policy, settle_threads
 from dphrl_lite.objectives import (
+    BUILT_IN,
     METHODS,
     Method,
     adapted_strength,
@@ -124,6 +126,9 @@ class TrainConfig:
                 f"{low[0]} = {values[low[0]]} is too low: counts start at 1, temperature, gradient_clip and "
                 "penalty_target above 0, seed, strength and max_refills at 0, and an advantage needs samples >= 2 to compare"
             )
+        endless = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
+        if endless:
+            raise ValueError(f"{endless[0]} = {values[endless[0]]} is no finite number; expected one")
         self._check_ranges()
         if self.advantage_k >= self.samples:
             raise ValueError(
@@ -611,6 +616,10 @@ def manifest(task: Task, explored: Sequence[Problem], parts: Partition, config: 
     left_out |= {name for name in _LATER if getattr(config, name) == usual[name]}
     settings = {name: value for name, value in asdict(config).items() if name not in left_out}
     identity, method = {"kind": "training"} | task.identity() | {"data": data} | settings, METHODS[config.method]
+    if method.name not in BUILT_IN and not method.divergence:  # two methods of one name are two runs
+        identity["parts"] = {
+            name: value for name, value in asdict(method).items() if name not in ("summary", "strength")
+        }
     if method.divergence:  # two divergences of one name are two runs
         f = rehearsal_divergence(method, config.alpha).f
         identity["f"] = f(torch.tensor([-9.0, -1.0, 0.5, 2.0])).tolist()

@@ -311,6 +311,7 @@ def test_a_mistake_gets_a_sentence_and_status_2(capsys):
         (["first-look", "--minutes", "5", "--out", "x"], "first-look has no setting minutes; it has steps, seeds"),
         (["frontier", "--steps", "5", "--out", "x"], "frontier has no setting steps"),
         (["frontier", "--methods", "grop", "--out", "x"], "Did you mean 'grpo'"),
+        (["paths", "--processes", "0", "--out", "x"], "processes = 0: expected at least one"),
         (["class"], "no runs of class are shipped: give it a folder with --out"),
     ],
 )

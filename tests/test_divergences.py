@@ -80,6 +80,11 @@ def test_value_and_gradient_hold_at_the_edges_themselves(name, edge):
     assert gradient.item() == pytest.approx(float(u * mpmath.diff(f, u, h=u * mpmath.mpf(10) ** -40)), rel=1e-9)
 
 
+def test_a_flat_generator_has_no_curvature():
+    flat = divergences.Divergence("quartic", lambda d: torch.expm1(d) ** 4)
+    assert flat.curvature == 0
+
+
 def test_exact_does_not_bend():
     p, q = torch.tensor([0.5, 0.5], dtype=torch.float64), torch.tensor([1e-30, 1.0], dtype=torch.float64)
     expected = 1e-30 * (0.5 / 1e-30 - 1) ** 2 + 0.25

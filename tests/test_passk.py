@@ -104,7 +104,23 @@ def test_bands_draw_clusters_whole():
 def test_clusters_are_read_from_the_kits_names():
     names = ["mini62:count:5", "mini62:most:1", "cd3:2-4-10:2", "cd3:2-4-10:7", "sort:4-3-1", "anything", 7]
     assert passk.clusters_of(["multiplication:1:8-2", "multiplication:0:2-8"]) == ["multiplication:2-8"] * 2
+    for foreign in (["gsm8k:test:0", "gsm8k:test:1"], ["math:algebra:7", "math:algebra:8"]):
+        assert passk.clusters_of(foreign) == foreign  # three parts and a number: not the kit's, so each on its own
     assert passk.clusters_of(names) == ["mini62"] * 2 + ["cd3:2-4-10"] * 2 + ["sort:4-3-1", "anything", "7"]
+
+
+def test_problems_without_a_label_stand_alone():
+    out = Outcomes.from_counts(8, [1, 2, 3, 4], clusters=[None, "a", float("nan"), "a"])
+    assert out.pass_at_k(1)["clusters"].item() == 3
+
+
+def test_cover_counts_a_problem_that_is_right_exactly_as_often():
+    out = Outcomes.from_counts(10, [3, 3, 6, 6, 7, 7, 10, 10])
+    assert (
+        out.cover_at(np.linspace(0, 1, 11))[[3, 6, 7]].tolist()
+        == out.cover_at([0.3, 0.6, 0.7]).tolist()
+        == [1, 0.75, 0.5]
+    )
 
 
 def test_chance_forgets_what_two_draws_of_one_model_differ_in():

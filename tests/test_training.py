@@ -17,7 +17,7 @@ import pytest
 import safetensors
 import torch
 
-from dphrl_lite import presampling, training
+from dphrl_lite import objectives, presampling, training
 from dphrl_lite.divergences import Divergence
 from dphrl_lite.engine import batches, precision
 from dphrl_lite.engine.checkpoint import OtherRunError, weights_digest
@@ -635,6 +635,31 @@ def test_other_data_or_weights_are_another_run(train, tiny, tmp_path, parts):
     with pytest.raises(OtherRunError, match="weights: there"):
         train(out=tmp_path, policy=other)
     assert everything_in(tmp_path) == before
+
+
+def test_another_method_of_the_same_name_is_another_run(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(objectives, "_FIXED", dict(objectives._FIXED))
+    for penalty in ("rehearsal_ce", "reference_k3"):
+        objectives.register(objectives.Method("mine", "exploration", "made here", penalty=penalty, strength=1.0))
+        if penalty == "rehearsal_ce":
+            train(method="mine", out=tmp_path, steps=1)
+    with pytest.raises(OtherRunError, match="parts: there"):
+        train(method="mine", out=tmp_path, steps=1)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_named(train, tmp_path, name):
+    train(out=tmp_path, steps=1)
+    (tmp_path / "step-tmp").mkdir()  # somebody else's
+    (tmp_path / "step-000001" / name).write_bytes(b"{")
+    with pytest.raises(ValueError, match=r"step-000001 is damaged .*delete that folder"):
+        train(out=tmp_path, steps=2)
+
+
+@pytest.mark.parametrize("name", ["strength", "gradient_clip", "penalty_target", "learning_rate"])
+def test_a_setting_that_is_no_number_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} = nan is no finite number"):
+        training.TrainConfig("dph-js", **{name: float("nan")})
 
 
 def test_a_balanced_rehearsal_trains_and_is_another_run(train, rollouts, tmp_path):

@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dphrl_lite.engine import sharding
@@ -196,22 +197,35 @@ def save_step(
 
 
 def load_latest(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict | None:
-    """Put the newest checkpoint into `model` and `optimizer` and return its state; None where there is none."""
+    """Put the newest checkpoint into `model` and `optimizer` and return its state; None where there is none.
+
+    Raises:
+        ValueError: one of its files is damaged or missing.
+    """
     steps = _steps(folder)
     if not steps:
         return None
-    weights = load_file(steps[-1] / "model.safetensors")
+    newest = steps[-1]
+    try:
+        weights, kept = load_file(newest / "model.safetensors"), load_file(newest / "optimizer.safetensors")
+        state = json.loads((newest / "state.json").read_text())
+    except (
+        ValueError,
+        OSError,
+        SafetensorError,
+    ) as error:  # whole folders are written, so something else has damaged it
+        raise ValueError(f"{newest} is damaged ({error}); delete that folder, and the run begins anew") from error
     with torch.no_grad():
         for name, parameter in _trainable(model).items():
             parameter.copy_(sharding.like(weights[name], parameter))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     moments: dict = {}
-    for key, value in load_file(steps[-1] / "optimizer.safetensors").items():
+    for key, value in kept.items():
         index, name = key.split(".", 1)
         value = value.item() if value.dtype == torch.int64 else sharding.like(value, parameters[int(index)])
         moments.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
-    return json.loads((steps[-1] / "state.json").read_text())
+    return state
 
 
 @contextmanager
@@ -237,7 +251,7 @@ def explained(folder: Path | None):
 
 
 def _steps(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"))
+    return sorted(folder.glob("step-[0-9]*"))
 
 
 def _trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:

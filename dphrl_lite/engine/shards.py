@@ -53,7 +53,7 @@ def shard(folder: Path | None, index: int, compute: Callable[[], pd.DataFrame]) 
 def _read(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
-    except ValueError as error:  # Arrow's; we write whole files, so something else has damaged it
+    except (ValueError, OSError) as error:  # Arrow's; we write whole files, so something else has damaged it
         raise ValueError(f"{path} is damaged ({error}); delete it and give the same command again") from error
 
 

@@ -107,7 +107,7 @@ def pass_at_k_curves(
     what: str = "",
     crossing: str | None = None,
 ) -> go.Figure:
-    """Pass@k against k (logarithmic) with bootstrap bands over problems, one colour per model.
+    """Pass@k against k (logarithmic) with bands for the choice of problems, one colour per model.
 
     Args:
         outcomes: per model its `Outcomes`; the name "base" is black, methods have their colours.

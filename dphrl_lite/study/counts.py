@@ -78,7 +78,8 @@ def _counted(table: pd.DataFrame, correct: str | None) -> pd.DataFrame:
     )
     rows = rows.assign(model=rows["filter"]) if "filter" in rows and "model" not in rows else rows  # lm-eval
     keys = [name for name in ("model", "method", *_RUNS, "family", "cluster") if name in rows]
-    groups = right.groupby([rows[name].rename(name) for name in keys] + [rows[problem].rename("problem")], sort=False)
+    names = [rows[name] for name in keys] + [rows[problem].rename("problem")]
+    groups = right.groupby(names, sort=False, dropna=False)  # base has no strength
     return groups.agg(n="count", c="sum").reset_index()
 
 
@@ -139,6 +140,8 @@ def by_model(counts: pd.DataFrame, family: str | None = None) -> dict[str, Outco
     """Model -> `Outcomes` of a table from `read_counts`, of one family of problems or of all."""
     part = counts if family is None else counts[counts["family"] == family]
     names = part["family"] + "/" + part["problem"]
+    if "cluster" not in part:  # of the kit's own problems; any other stands for itself, in its family
+        labels = pd.Series(clusters_of(part["problem"]), part.index)
+        part = part.assign(cluster=labels.where(labels != part["problem"], names))
     groups = part.assign(name=names).groupby("model", sort=False)
-    shared = lambda rows: rows["cluster"] if "cluster" in rows else clusters_of(rows["problem"])
-    return {model: Outcomes.from_counts(rows["n"], rows["c"], rows["name"], shared(rows)) for model, rows in groups}
+    return {model: Outcomes.from_counts(rows["n"], rows["c"], rows["name"], rows["cluster"]) for model, rows in groups}

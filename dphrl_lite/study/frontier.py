@@ -258,6 +258,8 @@ def sweep(
     Returns:
         How many trials are still missing.
     """
+    if processes is not None and processes < 1:
+        raise ValueError(f"processes = {processes}: expected at least one, or none for one per core")
     manifest = {"versions": checkpoint.versions()} | dict(_identity() if identity is None else identity)
     manifest |= {"weights": checkpoint.weights_digest(models.load("tiny").model)}
     folder, until = checkpoint.claim(folder, manifest), time.time() + 60 * (np.inf if minutes is None else minutes)
@@ -344,7 +346,7 @@ def collect(folder: str | Path, kind: type[Trial] = Trial, columns: Sequence[str
         before = before[~pd.Series(_names(before, kind), before.index).isin([path.stem for path in paths])]
         tables.append(table.merge(before[trial].drop_duplicates())[list(columns)])
         runs = pd.concat([runs, before], ignore_index=True)
-    small = {"n": "int16", "c": "int16", "distinct": "int16", "seed": "int8"} | dict.fromkeys(COLUMNS[:4], "category")
+    small = {"n": "int16", "c": "int16", "distinct": "int16", "seed": "int32"} | dict.fromkeys(COLUMNS[:4], "category")
     table = pd.concat(tables, ignore_index=True).astype(small | {"problem": "category"})
     for name, frame in {OUTCOMES: table, RUNS: runs}.items():
         order = [name for name in (*trial, "steps", "back") if name in frame]

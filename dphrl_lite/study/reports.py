@@ -32,7 +32,7 @@ def scores(table: pd.DataFrame, ks: Iterable[int], confidence: float = 0.95) -> 
 
 
 def _scores(part: pd.DataFrame, ks: Iterable[int], confidence: float) -> dict[str, float]:
-    outcomes = Outcomes.from_counts(part["n"], part["c"])
+    outcomes = Outcomes.from_counts(part["n"], part["c"], part["problem"])
     row = {"problems": len(part)} | ({"greedy": part["greedy"].mean()} if "greedy" in part else {})
     row[f"mean@{part['n'].max()}"] = (part["c"] / part["n"]).mean()
     for at in outcomes.pass_at_k(list(ks), confidence).itertuples():
@@ -65,12 +65,11 @@ def report(table: pd.DataFrame, config: EvaluateConfig, base: pd.DataFrame | Non
 
     Where the two cannot be compared, the report says why.
     """
-    text = (
-        f"{config.samples} answers to each problem at temperature {config.temperature:g}, top-p {config.top_p:g}; in "
-    )
+    text = f"{config.samples} answers to each problem at temperature {config.temperature:g}, top-p {config.top_p:g}; "
     text += (
-        f"brackets {config.confidence:.0%} bootstrap bands over problems; distinct: different right answers to one.\n"
+        f"in brackets {config.confidence:.0%} bands for the choice of problems (those that share a database or numbers "
     )
+    text += "are drawn whole); distinct: different right answers to one.\n"
     text += f"\n{markdown(scores(table, config.all_ks, config.confidence))}\n"
     if base is not None:
         text += _against(base, table, min(config.all_ks[-1], base["n"].min()))

@@ -13,6 +13,7 @@ import numpy as np
 
 from dphrl_lite.errors import lookup
 from dphrl_lite.tasks.base import Problem, Task, Verdict
+from dphrl_lite.tasks.completions import last_marked
 
 NUMBERS = range(2, 10)
 ASK = "Answer with the number only."
@@ -35,8 +36,8 @@ class Arithmetic(Task):
     name = "arithmetic"
 
     def check(self, problem: Problem, completion: str) -> Verdict:
-        """`Verdict` for the last number in `completion`."""
-        numbers = _NUMBER.findall(completion.replace("−", "-"))
+        """`Verdict` for the last number in `completion`, or in its last marked answer."""
+        numbers = _NUMBER.findall(last_marked(completion).replace("−", "-"))
         if not numbers:
             return Verdict(False, None, "no number in the completion")
         last, expected = numbers[-1], str(problem.answer).strip()

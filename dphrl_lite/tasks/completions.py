@@ -66,3 +66,9 @@ def marked_answers(text: str) -> list[tuple[int, str]]:
     """Where answers between tags such as `<answer>...</answer>` end in `text`, and what they hold; without blank ones."""
     marks = ((match.end(), match["html"] or match["mark"] or "") for match in _ANSWER.finditer(text))
     return [(end, inside) for end, inside in marks if inside.strip(" .\n\t")]
+
+
+def last_marked(text: str) -> str:
+    """The last of `marked_answers`, or all of `text` where it marks none: for tasks that read an answer from its end."""
+    marked = marked_answers(text)
+    return marked[-1][1] if marked else text

@@ -21,6 +21,7 @@ import numpy as np
 
 from dphrl_lite.errors import lookup
 from dphrl_lite.tasks.base import Problem, Task, Verdict
+from dphrl_lite.tasks.completions import last_marked
 
 NUMBERS = range(1, 11)
 TARGETS = range(1, 100)
@@ -39,8 +40,11 @@ class Countdown(Task):
     name = "countdown"
 
     def check(self, problem: Problem, completion: str) -> Verdict:
-        """`Verdict` for the last line of `completion`; its `distinct` is the expression up to the order of operands."""
-        lines = [line.strip() for line in completion.translate(_SIGNS).splitlines() if line.strip()]
+        """`Verdict` for the last line of `completion`, or of its last marked answer.
+
+        Its `distinct` is the expression up to the order of operands.
+        """
+        lines = [line.strip() for line in last_marked(completion).translate(_SIGNS).splitlines() if line.strip()]
         text = lines[-1] if lines else ""
         if problem.meta.get("family") == "sort":
             text = " ".join(text.split())
@@ -52,8 +56,9 @@ class Countdown(Task):
     def _check_expression(self, problem: Problem, text: str, said: str) -> Verdict:
         try:
             target = Fraction(str(problem.answer))
-        except ValueError:
+        except (ValueError, ZeroDivisionError):
             raise ValueError(f"problem {problem.id!r}: the answer must be a number, got {problem.answer!r}") from None
+        given = _given(problem)
         try:
             tree = parse(text)
             value, used = evaluate(tree), sorted(_numbers(tree))
@@ -61,15 +66,23 @@ class Countdown(Task):
             return Verdict(False, text or None, str(error))
         if said and said != str(problem.answer).strip():
             return Verdict(False, text, f"claims to equal {said[:20]}, the target is {target}")
-        reason = _wrong_numbers(used, problem.meta)
+        reason = None if used == given else f"uses {used}, expected each of {given} once"
         if reason is None and value != target:
             reason = f"equals {value}, the target is {target}"
         return Verdict(reason is None, text, reason or f"equals {target}", canonical(tree))
 
 
-def _wrong_numbers(used: list[int], meta: dict) -> str | None:
-    given = sorted(map(int, meta["numbers"]))
-    return None if used == given else f"uses {used}, expected each of {given} once"
+def _given(problem: Problem) -> list[int]:
+    numbers = problem.meta.get("numbers")
+    try:
+        if isinstance(numbers, str):
+            raise ValueError
+        return sorted(map(int, numbers))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"problem {problem.id!r}: a countdown problem needs the numbers that may be used, as in meta = "
+            f'{{"numbers": [2, 5, 9]}}; got {numbers!r}'
+        ) from None
 
 
 def parse(text: str) -> ast.expr:

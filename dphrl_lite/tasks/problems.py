@@ -170,6 +170,10 @@ def _load(source, split, columns, databases, keep, limit, skip_unanswered) -> li
         if problem.id in problems:
             raise _repeated(where, problem.id, _column_name(_id_column(row, mapping) or "id"))
         problems[problem.id] = problem
+    if not problems:
+        raise ValueError(
+            f"none of the {len(rows)} rows of {source} has an answer; name the column that holds it in `columns`"
+        )
     return list(problems.values())
 
 

@@ -144,3 +144,16 @@ def test_details_of_lighteval_are_counted(tmp_path):
 def test_a_column_of_clusters_is_kept():
     found = read_counts(b"problem,cluster,n,c\na,x,4,1\nb,x,4,2\nc,y,4,3\n")
     assert by_model(found)["model"].pass_at_k(1)["clusters"].item() == 2
+
+
+def test_a_model_without_a_strength_is_counted_too():
+    rows = pd.DataFrame(
+        {"problem": [1, 1, 2], "correct": [1, 0, 1], "method": ["base", "base", "dph-js"], "strength": [None, None, 2]}
+    )
+    assert read_counts(rows.to_csv(index=False).encode())["model"].tolist() == ["base", "dph-js"]
+
+
+def test_problems_of_two_families_with_one_name_are_two():
+    rows = pd.DataFrame({"family": ["gsm8k"] * 3 + ["math"] * 3, "n": 4, "c": [1, 2, 3, 0, 4, 2]})
+    (out,) = by_model(read_counts(rows.to_csv(index=False).encode())).values()
+    assert out.pass_at_k(1)["clusters"].item() == 6

@@ -76,6 +76,7 @@ def test_load_problems_knows_the_families():
         ("56", "156", False),
         ("56", "-56", False),
         ("56", "fifty-six", False),
+        ("56", "<answer>56</answer> because it is 7 * 8", True),
         ("56", "", False),
         ("-2", "7 - 9 = -2", True),
         ("-2", "The answer is \u22122.", True),

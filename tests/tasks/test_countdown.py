@@ -209,6 +209,9 @@ def test_canonical_forms_by_hand(a, b, same):
     ("5 + 9 + 2", False),
     ("let me think\n9 - 5 is 4\n\n5 * 9 + 2\n\n", True),
     ("5 * 9 + 2\nI am sure", False),
+    ("<answer>5 * 9 + 2</answer>", True),
+    ("So it is <answer> 5 * 9 + 2 </answer>, I am sure", True),
+    ("<answer>5 * 9 + 2</answer> or <answer>5 + 9 + 2</answer>", False),
     ("47", False),
     ("= 47", False),
 ])  # fmt: skip
@@ -249,6 +252,16 @@ def test_refusals_name_the_reason():
     assert "only + - * /" in reason("2 ** 5")
     assert "at most 200" in reason("1 + " * 100 + "1")
     assert "empty" in reason("")
+
+
+@pytest.mark.parametrize("meta", [{}, {"numbers": None}, {"numbers": "2,5,9"}, {"numbers": ["two", 5]}])
+def test_a_problem_without_its_numbers_is_the_datas_fault(meta):
+    broken = Problem("p", "", "47", meta)
+    with pytest.raises(ValueError, match=r"'p'.* needs the numbers"):
+        TASK.verify(broken, "5 * 9 + 2")
+    assert "needs the numbers" in TASK.objections([broken])["p"]
+    with pytest.raises(ValueError, match="must be a number"):
+        TASK.verify(cd([2, 5, 9], "1/0"), "2 + 5 + 9")
 
 
 def test_division_is_exact():
