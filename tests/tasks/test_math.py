@@ -203,3 +203,21 @@ def test_gold_answer_that_cannot_be_parsed_names_the_problem(task):
         task.verify(problem("$$"), "\\boxed{1}")
     with pytest.raises(ValueError, match="has no answer"):
         task.verify(problem(""), "\\boxed{1}")
+
+
+@pytest.mark.parametrize(
+    ("gold", "said"),
+    [
+        (r"1-\frac{1}{2^{100}}", r"1-\frac{1}{2^{99}}"),
+        ("1-2^{-2024}", "1-2^{-2025}"),
+        (r"\frac{2^{100}-1}{2^{100}}", r"\frac{2^{100}-2}{2^{100}}"),
+        (r"x(1-\frac{1}{2^{100}})", r"x(1-\frac{1}{2^{99}})"),
+    ],
+)
+def test_rational_numbers_must_be_exactly_equal(task, gold, said):
+    assert not task.verify(problem(gold), f"\\boxed{{{said}}}").correct
+
+
+@pytest.mark.parametrize("said", [r"1-2^{-100}", r"\frac{2^{100}-1}{2^{100}}", r"1-\left(\frac12\right)^{100}"])
+def test_rational_numbers_in_other_notation_are_equal(task, said):
+    assert task.verify(problem(r"1-\frac{1}{2^{100}}"), f"\\boxed{{{said}}}").correct
