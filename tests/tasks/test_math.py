@@ -171,7 +171,7 @@ def test_hostile_completion_is_judged_wrong_in_bounded_time(task, completion):
 
 
 def test_only_the_end_of_a_long_completion_is_read(task):
-    assert task.verify(problem("4"), "I think $5$. " * 80_000 + "\\boxed{4}").correct
+    assert task.verify(problem("4"), "I think $5$. " * 80_000 + "\\boxed{4}" + "\n" * 20_001).correct
 
 
 def test_the_time_limit_holds_outside_the_main_thread_and_the_next_answer_is_judged():
@@ -221,3 +221,28 @@ def test_rational_numbers_must_be_exactly_equal(task, gold, said):
 @pytest.mark.parametrize("said", [r"1-2^{-100}", r"\frac{2^{100}-1}{2^{100}}", r"1-\left(\frac12\right)^{100}"])
 def test_rational_numbers_in_other_notation_are_equal(task, said):
     assert task.verify(problem(r"1-\frac{1}{2^{100}}"), f"\\boxed{{{said}}}").correct
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        r"\begin{aligned}42\end{aligned}",
+        r"\begin{align*} x &= 42 \\ \end{align*}",
+        r"\large 42",
+        r"\color{red}{42}",
+        r"\textcolor{red}{42}",
+        r"{\color{blue}42}",
+        r"\underline{42}",
+        r"\underline{\underline{42}}",
+        r"\underline{\frac{84}{2}}",
+        r"x = \underline{42}",
+    ],
+)
+def test_size_colour_and_frames_of_one_line_mean_nothing(task, said):
+    assert task.verify(problem("42"), f"\\boxed{{{said}}}").correct
+    assert not task.verify(problem("41"), f"\\boxed{{{said}}}").correct
+    assert task.verify(problem(said), "\\boxed{42}").correct
+
+
+def test_several_lines_are_no_single_answer(task):
+    assert not task.verify(problem("42"), r"\boxed{\begin{aligned}41\\42\end{aligned}}").correct
