@@ -246,3 +246,35 @@ def test_size_colour_and_frames_of_one_line_mean_nothing(task, said):
 
 def test_several_lines_are_no_single_answer(task):
     assert not task.verify(problem("42"), r"\boxed{\begin{aligned}41\\42\end{aligned}}").correct
+
+
+@pytest.mark.parametrize(
+    ("gold", "said", "correct"),
+    [
+        ("CAB", "BAC", False),
+        ("CAB", "B A C", False),
+        ("CAB", r"\text{CAB}", True),
+        ("HTH", "HHT", False),
+        ("left", "felt", False),
+        ("no", "on", False),
+        ("no", "No", True),
+        ("even", "Even", True),
+        ("isosceles", r"\text{Isosceles}", True),
+        ("true", r"\text{true}", True),
+        ("True", "true", True),
+        ("True", "False", False),
+        ("xy", "yx", True),
+        ("abc", "cab", True),
+        ("first", "First", True),
+        ("first", r"\text{first}", True),
+        ("IR", "RI", True),
+        ("xyz", r"x \cdot z \cdot y", True),
+    ],
+)
+def test_words_are_no_products_of_letters(task, gold, said, correct):
+    assert task.verify(problem(gold), f"\\boxed{{{said}}}").correct is correct
+
+
+def test_a_word_in_a_formula_is_a_word(task):
+    assert not task.verify(problem("CAB"), "The answer is $BAC$.").correct
+    assert task.verify(problem("CAB"), "The answer is $CAB$.").correct
