@@ -278,3 +278,26 @@ def test_words_are_no_products_of_letters(task, gold, said, correct):
 def test_a_word_in_a_formula_is_a_word(task):
     assert not task.verify(problem("CAB"), "The answer is $BAC$.").correct
     assert task.verify(problem("CAB"), "The answer is $CAB$.").correct
+
+
+@pytest.mark.parametrize(
+    ("gold", "said", "correct"),
+    [
+        (r"\cos 20^\circ", r"\cos 20", False),
+        (r"2\cos 40^\circ", r"2\cos 40", False),
+        (r"\sin 1", r"\sin 1^\circ", False),
+        (r"\sin 30^\circ", r"\frac12", True),
+        (r"\frac12", r"\sin 30^{\circ}", True),
+        (r"\tan 45^\circ", "1", True),
+        (r"\cos(60^\circ)", r"\frac12", True),
+        (r"\sin 60^\circ", r"\cos 30°", True),
+        (r"\tan 15^\circ", r"2-\sqrt3", True),
+        (r"\frac34", r"\sin^2 60^\circ", True),
+        ("3", r"\log_2 8", True),
+        (r"\frac12", r"\sin 30^\circ = \frac12", True),
+        (r"60^\circ", r"\arcsin\frac{\sqrt3}{2}", False),
+        (r"60^\circ", "60", True),
+    ],
+)
+def test_degrees_and_arguments_of_functions(task, gold, said, correct):
+    assert task.verify(problem(gold), f"\\boxed{{{said}}}").correct is correct
