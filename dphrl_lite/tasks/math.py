@@ -8,7 +8,7 @@ from dphrl_lite.tasks.base import NO_ANSWER, Problem, Task, Verdict
 from dphrl_lite.tasks.math_worker import MAX_GOLD
 from dphrl_lite.tasks.worker import WorkerError, Workers
 
-MAX_CHARACTERS = 20_000  # of a completion's end; the answer comes last
+MAX_CHARACTERS = 20_000  # of a completion's end without blanks; the answer comes last
 
 
 class Math(Task):
@@ -36,7 +36,7 @@ class Math(Task):
 
     def check(self, problem: Problem, completion: str) -> Verdict:
         """Compare the final answer in `completion` with the gold answer; `ValueError` if that cannot be parsed."""
-        return self._judge(problem, completion[-MAX_CHARACTERS:])
+        return self._judge(problem, completion.rstrip()[-MAX_CHARACTERS:])
 
     def own_verdict(self, problem: Problem) -> Verdict:
         """The verdict on the gold answer itself, computed although both look the same: another form would have to be."""

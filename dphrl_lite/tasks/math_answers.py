@@ -182,7 +182,8 @@ def _plain(character: str) -> str:
 
 def tidy(answer: str) -> str:
     """One answer without the typography that means nothing: marks around it, Markdown, dollars, spaces between thousands."""
-    answer = symbols(answer).strip()
+    answer = _LOOKS.sub(r"\1", symbols(answer))
+    answer = _ONE_LINE.sub(lambda line: line[2].replace("&", ""), answer).strip()
     before = None
     while before != answer:
         before = answer
@@ -208,6 +209,13 @@ def tidy(answer: str) -> str:
     return numbers(answer)
 
 
+_LOOKS = re.compile(  # size, colour and lines under something
+    r"\\(?:tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|(?:text|script)style)(?![A-Za-z])"
+    r"|\\(?:text)?color(?:box)?\s*\{[^{}]*\}|\\underline\s*\{\s*(-?[\d.,/]*\d)\s*\}|\\underline(?![A-Za-z])"
+)
+_ONE_LINE = re.compile(
+    r"\\begin\{(align(?:ed|\*)?|gather(?:ed|\*)?)\}((?:(?!\\\\|\\begin|\\end).)*)(?:\\\\\s*)?\\end\{\1\}", re.DOTALL
+)
 _REALS = r"\\?text\s*\{\s*(?:all )?real(?:s| numbers?)?\s*\}|\\mathbf\{R\}|\\R\b|all real(?:s| numbers)\Z"
 _EMPTY = re.compile(
     r"\\varnothing|\\\{\s*\\\}|(?:\\text\s*\{\s*|^)no (?:real )?solutions?(?: exists?)?\s*\}?\Z", re.IGNORECASE

@@ -54,6 +54,9 @@ _UNIT = re.compile(
     rf"|(?:[A-Za-z][A-Za-z.\- ]*{_POWER})(?:\s*(?:/|per)\s*[A-Za-z]+{_POWER})?)\s*\.?",
     re.DOTALL,
 )  # fmt: skip
+_DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])")
+_TRIGONOMETRIC = r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])"
+_ANGLE = re.compile(rf"{_TRIGONOMETRIC}(?!\s*\^\s*\{{?\s*-)[^=<>,;]*")  # with what the function is taken of
 _ALIASES = {
     "cm": "centimeter centimetre", "mm": "millimeter millimetre", "km": "kilometer kilometre", "m": "meter metre", "dm": "decimeter",  # noqa: E501
     "in": "inch inche", "ft": "foot feet", "yd": "yard", "mi": "mile", "kg": "kilogram kilo", "g": "gram gm", "mg": "milligram",
@@ -152,6 +155,7 @@ def pieces(answer: str) -> str:
 
 
 def _without_unit(text: str, letters: frozenset) -> Reading:
+    text = _ANGLE.sub(lambda angle: _DEGREE.sub(r"\\cdot\\frac{\\pi}{180} ", angle[0]), text)
     if re.search(r"\\?%\s*\Z|\bpercent(?:age)?\s*\}?\s*\Z", text):
         return Reading(text, unit="%")
     quantity = _UNIT.fullmatch(text)
@@ -236,7 +240,7 @@ def conflict(gold: Reading, answer: Reading) -> str | None:
         and not re.match(r"^\s*\\?[A-Za-z]", _OPERATORS.split(answer.value)[0] or "1")
     ):
         return f"{sorted(strange)[0]} makes no number"
-    apart = re.sub(r"\\[dtc]?(?:frac|binom)\s*\d\s+\d", "", answer.value)
+    apart = re.sub(rf"\\[dtc]?(?:frac|binom)\s*\d\s+\d|(?:\\log|{_TRIGONOMETRIC})\s*[_^]\s*\d\s", "", answer.value)
     if re.search(r"\d\s+\d", apart) and not re.search(r"\d\s+\d", gold.value):
         return "two numbers beside each other"
     brackets = lambda text: {"\\{": "set", "(": "tuple", "[": "tuple"}.get(

@@ -166,12 +166,25 @@ def _rounds(left: str, right: str) -> bool:
     return bool(abs(exact.evalf() - float(right)) <= 0.51 * 10 ** -len(decimals[1] or ""))
 
 
+_IN_TEXT = re.compile(r"\\(?:text\w*|math\w\w|mbox)\s*\{([^{}]*)\}")
+
+
 def _same(gold: list, said: list) -> bool:
     from math_verify import verify
 
+    word = _IN_TEXT.sub(r"\1", str(gold[-1])).strip()
+    other = re.sub(r"\s|\\[ ,;:!]|~", "", _IN_TEXT.sub(r"\1", str(said[-1])))
+    if _is_word(word) and other.isalpha():
+        return word.casefold() == other.casefold()
     if not verify(gold, said, timeout_seconds=None, allow_set_relation_comp=True):
         return False
     return isinstance(gold[0], str) or isinstance(said[0], str) or _is_close(gold[0], said[0])
+
+
+def _is_word(text: str) -> bool:
+    """Whether `text` is a word, such as `even` or `HTH`, and no product of letters: those are two, or in alphabetical order."""
+    product = text.islower() and text == "".join(sorted(set(text)))
+    return text.isalpha() and (text.casefold() == "no" or (len(text) > 2 and not product))
 
 
 def _congruent(gold, said, modulus: str) -> bool:
@@ -232,6 +245,8 @@ def _numbers_close(gold, said) -> bool:
     if difference == 0 or (gold - said) == 0:
         return True
     exact = not (gold.has(sympy.Float) or said.has(sympy.Float))
+    if exact and (rational := difference.doit()).is_Rational:
+        return rational == 0
     size, off = abs(complex(size.evalf(40)).real) or abs(size.evalf(40)), abs(difference.evalf(40))
     if exact:
         return bool(off <= sympy.Float("1e-25", 40) * abs(gold.subs(values).evalf(40)))

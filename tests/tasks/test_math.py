@@ -171,7 +171,7 @@ def test_hostile_completion_is_judged_wrong_in_bounded_time(task, completion):
 
 
 def test_only_the_end_of_a_long_completion_is_read(task):
-    assert task.verify(problem("4"), "I think $5$. " * 80_000 + "\\boxed{4}").correct
+    assert task.verify(problem("4"), "I think $5$. " * 80_000 + "\\boxed{4}" + "\n" * 20_001).correct
 
 
 def test_the_time_limit_holds_outside_the_main_thread_and_the_next_answer_is_judged():
@@ -203,3 +203,101 @@ def test_gold_answer_that_cannot_be_parsed_names_the_problem(task):
         task.verify(problem("$$"), "\\boxed{1}")
     with pytest.raises(ValueError, match="has no answer"):
         task.verify(problem(""), "\\boxed{1}")
+
+
+@pytest.mark.parametrize(
+    ("gold", "said"),
+    [
+        (r"1-\frac{1}{2^{100}}", r"1-\frac{1}{2^{99}}"),
+        ("1-2^{-2024}", "1-2^{-2025}"),
+        (r"\frac{2^{100}-1}{2^{100}}", r"\frac{2^{100}-2}{2^{100}}"),
+        (r"x(1-\frac{1}{2^{100}})", r"x(1-\frac{1}{2^{99}})"),
+    ],
+)
+def test_rational_numbers_must_be_exactly_equal(task, gold, said):
+    assert not task.verify(problem(gold), f"\\boxed{{{said}}}").correct
+
+
+@pytest.mark.parametrize("said", [r"1-2^{-100}", r"\frac{2^{100}-1}{2^{100}}", r"1-\left(\frac12\right)^{100}"])
+def test_rational_numbers_in_other_notation_are_equal(task, said):
+    assert task.verify(problem(r"1-\frac{1}{2^{100}}"), f"\\boxed{{{said}}}").correct
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        r"\begin{aligned}42\end{aligned}",
+        r"\begin{align*} x &= 42 \\ \end{align*}",
+        r"\large 42",
+        r"\color{red}{42}",
+        r"\textcolor{red}{42}",
+        r"{\color{blue}42}",
+        r"\underline{42}",
+        r"\underline{\underline{42}}",
+        r"\underline{\frac{84}{2}}",
+        r"x = \underline{42}",
+    ],
+)
+def test_size_colour_and_frames_of_one_line_mean_nothing(task, said):
+    assert task.verify(problem("42"), f"\\boxed{{{said}}}").correct
+    assert not task.verify(problem("41"), f"\\boxed{{{said}}}").correct
+    assert task.verify(problem(said), "\\boxed{42}").correct
+
+
+def test_several_lines_are_no_single_answer(task):
+    assert not task.verify(problem("42"), r"\boxed{\begin{aligned}41\\42\end{aligned}}").correct
+
+
+@pytest.mark.parametrize(
+    ("gold", "said", "correct"),
+    [
+        ("CAB", "BAC", False),
+        ("CAB", "B A C", False),
+        ("CAB", r"\text{CAB}", True),
+        ("HTH", "HHT", False),
+        ("left", "felt", False),
+        ("no", "on", False),
+        ("no", "No", True),
+        ("even", "Even", True),
+        ("isosceles", r"\text{Isosceles}", True),
+        ("true", r"\text{true}", True),
+        ("True", "true", True),
+        ("True", "False", False),
+        ("xy", "yx", True),
+        ("abc", "cab", True),
+        ("first", "First", True),
+        ("first", r"\text{first}", True),
+        ("IR", "RI", True),
+        ("xyz", r"x \cdot z \cdot y", True),
+    ],
+)
+def test_words_are_no_products_of_letters(task, gold, said, correct):
+    assert task.verify(problem(gold), f"\\boxed{{{said}}}").correct is correct
+
+
+def test_a_word_in_a_formula_is_a_word(task):
+    assert not task.verify(problem("CAB"), "The answer is $BAC$.").correct
+    assert task.verify(problem("CAB"), "The answer is $CAB$.").correct
+
+
+@pytest.mark.parametrize(
+    ("gold", "said", "correct"),
+    [
+        (r"\cos 20^\circ", r"\cos 20", False),
+        (r"2\cos 40^\circ", r"2\cos 40", False),
+        (r"\sin 1", r"\sin 1^\circ", False),
+        (r"\sin 30^\circ", r"\frac12", True),
+        (r"\frac12", r"\sin 30^{\circ}", True),
+        (r"\tan 45^\circ", "1", True),
+        (r"\cos(60^\circ)", r"\frac12", True),
+        (r"\sin 60^\circ", r"\cos 30°", True),
+        (r"\tan 15^\circ", r"2-\sqrt3", True),
+        (r"\frac34", r"\sin^2 60^\circ", True),
+        ("3", r"\log_2 8", True),
+        (r"\frac12", r"\sin 30^\circ = \frac12", True),
+        (r"60^\circ", r"\arcsin\frac{\sqrt3}{2}", False),
+        (r"60^\circ", "60", True),
+    ],
+)
+def test_degrees_and_arguments_of_functions(task, gold, said, correct):
+    assert task.verify(problem(gold), f"\\boxed{{{said}}}").correct is correct
