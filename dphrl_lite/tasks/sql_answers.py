@@ -40,6 +40,7 @@ _PLAIN = re.compile(
 _INLINE = re.compile(rf"(?<!`)(`{{1,2}})(?!`)\s*(?={_QUERY})", re.IGNORECASE)
 _TOKEN = re.compile(r"'[^']*(?:'|\Z)|\"[^\"]*(?:\"|\Z)|--[^\n]*|/\*.*?(?:\*/|\Z)|;", re.DOTALL)
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
+_BOLD = re.compile(r"(?:\*\*|__|\s)+\Z")
 _EMPHASIS = re.compile(r"(?:\*\*|`|__|\s)+\Z")  # that closes behind a query
 _NAME = r"[\w\"'`\[][\w\"'`\].]*"
 _STATEMENT = re.compile(  # more than the first word: "Replace 'Oslo' by another city" is no statement
@@ -52,6 +53,11 @@ _STATEMENT = re.compile(  # more than the first word: "Replace 'Oslo' by another
 _GOES_ON = re.compile(  # the next paragraph is still the query
     r"\s*(?:from|where|group\s+by|order\s+by|having|limit|offset|union|except|intersect|(?:left|inner|cross|full|natural)?"
     r"\s*(?:outer\s+)?join|on|and|or|window|select|\)|,|--|/\*)(?:\b|(?<=\W))",
+    re.IGNORECASE,
+)
+# what no sentence begins with, as "Where the city is Oslo, ..." does
+_CLAUSE = re.compile(
+    r"[\s.]*(?!(?-i:[A-Z][a-z]))(?:from|where|group\s+by|order\s+by|having|limit|union|except|intersect)\b",
     re.IGNORECASE,
 )
 _DIALECTS = ("sql", "sqlite", "sqlite3", "postgresql", "postgres", "mysql", "tsql", "plsql", "duckdb", "ansi")
@@ -185,10 +191,15 @@ def _without_prose(sql: str) -> str:
         if not _GOES_ON.match(paragraph):
             break
         head += space + paragraph
-    head = _EMPHASIS.sub("", head.strip())
-    if _parses(head) or len(head) > MAX_PARSED:
-        return head
-    return next(filter(_parses, _shorter(head)), head)
+    head = head.strip()
+    bare = _EMPHASIS.sub("", head)
+    if len(bare) > MAX_PARSED:
+        return bare
+    for whole in (_BOLD.sub("", head), bare):  # a backtick may close a name
+        if _parses(whole):
+            return whole
+    kept = next(filter(_parses, _shorter(bare)), bare)
+    return bare if _CLAUSE.match(bare, len(kept)) else kept  # a broken clause is not mended
 
 
 def _shorter(sql: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from dphrl_lite.tasks import Problem, get, load_problems
+from dphrl_lite.tasks.completions import without_thoughts
 from dphrl_lite.tasks.sql_answers import extract
 
 WRAPPINGS = {
@@ -190,3 +191,31 @@ def test_questions_of_the_project_have_no_objection():
     data = Path(__file__).resolve().parents[2] / "data" / "sql"
     task = get("sql", databases=data / "databases", workers=2)
     assert task.objections(load_problems(data / "questions.jsonl")) == {}
+
+
+@pytest.mark.parametrize("wrapping", ["{q}", "{q};", "Answer: {q}", "**{q}**", "{q}\n\nThis counts."])
+@pytest.mark.parametrize(
+    "query", ["SELECT count(*) FROM `Order Details`", "SELECT a FROM t ORDER BY `Free Meal (K-12)`"]
+)
+def test_a_backtick_that_closes_a_name_is_kept(query, wrapping):
+    assert extract(wrapping.replace("{q}", query)).rstrip(";") == query
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "SELECT name\nFROM customer\nWHERE city =",
+        "SELECT name FROM customer\nORDER BY nonsense(",
+        "SELECT name\nFROM customer\nFROM customer",
+        "SELECT name FROM customer. WHERE",
+    ],
+)
+def test_a_broken_clause_is_not_mended(broken):
+    assert extract(broken) == broken
+
+
+def test_a_comparison_is_no_thought():
+    query = "SELECT name FROM t WHERE score < analysis AND reason > 1"
+    assert extract(query) == query
+    assert without_thoughts(query) == (query, False)
+    assert without_thoughts('<think effort="high">hm</think>SELECT 1') == ("\nSELECT 1", False)
