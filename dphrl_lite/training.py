@@ -126,7 +126,7 @@ class TrainConfig:
                 f"{low[0]} = {values[low[0]]} is too low: counts start at 1, temperature, gradient_clip and "
                 "penalty_target above 0, seed, strength and max_refills at 0, and an advantage needs samples >= 2 to compare"
             )
-        endless = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
+        endless = [name for name in ("gradient_clip", "penalty_target") if not math.isfinite(values.get(name, 1))]
         if endless:
             raise ValueError(f"{endless[0]} = {values[endless[0]]} is no finite number; expected one")
         self._check_ranges()
