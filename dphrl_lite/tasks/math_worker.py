@@ -170,12 +170,28 @@ _IN_TEXT = re.compile(r"\\(?:text\w*|math\w\w|mbox)\s*\{([^{}]*)\}")
 
 
 def _same(gold: list, said: list) -> bool:
-    from math_verify import verify
-
     word = _IN_TEXT.sub(r"\1", str(gold[-1])).strip()
     other = re.sub(r"\s|\\[ ,;:!]|~", "", _IN_TEXT.sub(r"\1", str(said[-1])))
     if _is_word(word) and other.isalpha():
         return word.casefold() == other.casefold()
+    if _equal(gold, said):
+        return True
+    pair = [_with_imaginary_unit(values[0]) for values in (gold, said)]
+    return pair != [gold[0], said[0]] and _equal(pair[:1], pair[1:])
+
+
+def _with_imaginary_unit(value):
+    """`value` with the number i in place of the letter, unless that counts the terms of a sum."""
+    import sympy
+
+    if not isinstance(value, (sympy.Expr, sympy.FiniteSet)):
+        return value
+    return value.subs({symbol: sympy.I for symbol in value.free_symbols if symbol.name == "i"})
+
+
+def _equal(gold: list, said: list) -> bool:
+    from math_verify import verify
+
     if not verify(gold, said, timeout_seconds=None, allow_set_relation_comp=True):
         return False
     return isinstance(gold[0], str) or isinstance(said[0], str) or _is_close(gold[0], said[0])
@@ -245,8 +261,11 @@ def _numbers_close(gold, said) -> bool:
     if difference == 0 or (gold - said) == 0:
         return True
     exact = not (gold.has(sympy.Float) or said.has(sympy.Float))
-    if exact and (rational := difference.doit()).is_Rational:
-        return rational == 0
+    if exact:
+        rest = difference.doit()
+        parts = rest.as_real_imag() if rest.has(sympy.I) else [rest]
+        if all(part.is_Rational for part in parts):
+            return not any(parts)
     size, off = abs(complex(size.evalf(40)).real) or abs(size.evalf(40)), abs(difference.evalf(40))
     if exact:
         return bool(off <= sympy.Float("1e-25", 40) * abs(gold.subs(values).evalf(40)))

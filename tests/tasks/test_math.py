@@ -301,3 +301,29 @@ def test_a_word_in_a_formula_is_a_word(task):
 )
 def test_degrees_and_arguments_of_functions(task, gold, said, correct):
     assert task.verify(problem(gold), f"\\boxed{{{said}}}").correct is correct
+
+
+@pytest.mark.parametrize(
+    ("gold", "said", "correct"),
+    [
+        ("2i", "(1+i)^2", True),
+        ("3+4i", "(2+i)^2", True),
+        ("-1", "i^2", True),
+        ("5", "|3+4i|", True),
+        ("2i", r"\sqrt{-4}", True),
+        ("i", r"\frac{1+i}{1-i}", True),
+        (r"e^{2\pi i/3}", r"-\frac12+\frac{\sqrt3}{2}i", True),
+        (r"\{2i,-2i\}", r"\{\sqrt{-4},-\sqrt{-4}\}", True),
+        ("2i", "(1-i)^2", False),
+        ("3+4i", "(2-i)^2", False),
+        ("1", "i^2", False),
+        ("1", "i", False),
+        ("5", "3+4i", False),
+        ("e^{i}", "e^{-i}", False),
+        (r"\{1+i,1-i\}", r"\{1+i,-1-i\}", False),
+        (r"1-\frac{i}{2^{100}}", r"1-\frac{i}{2^{99}}", False),
+        ("6", r"\sum_{i=1}^{3} i", True),
+    ],
+)
+def test_i_is_the_imaginary_unit(task, gold, said, correct):
+    assert task.verify(problem(gold), f"\\boxed{{{said}}}").correct is correct
