@@ -16,7 +16,7 @@ _THOUGHT = (
 _MARK = r"(?:thoughts?|think|thinking|reasoning)"
 # <think> and </think>; [THINK], ◁think▷, <|begin_of_thought|> and their ends; <start_working_out> and <end_working_out>
 _TAG = re.compile(
-    rf"<(?P<slash>/?)\s*(?P<name>{_THOUGHT})(?:\s+\w+=[^<>\n]{{0,100}})?\s*>"
+    rf"<(?:(?P<slash>/)\s*)?(?P<name>{_THOUGHT})(?:\s+\w+=[^<>\n]{{0,100}})?\s*>"
     rf"|(?P<close>\[/THINK\]|◁/think▷|<\|end(?:_of)?_{_MARK}\|>)"
     rf"|\[THINK\]|◁think▷|<\|(?:begin|start)(?:_of)?_{_MARK}\|>",
     re.IGNORECASE,

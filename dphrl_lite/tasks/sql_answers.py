@@ -40,14 +40,24 @@ _PLAIN = re.compile(
 _INLINE = re.compile(rf"(?<!`)(`{{1,2}})(?!`)\s*(?={_QUERY})", re.IGNORECASE)
 _TOKEN = re.compile(r"'[^']*(?:'|\Z)|\"[^\"]*(?:\"|\Z)|--[^\n]*|/\*.*?(?:\*/|\Z)|;", re.DOTALL)
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
-_BOLD = re.compile(r"(?:\*\*|__|\s)+\Z")
 _EMPHASIS = re.compile(r"(?:\*\*|`|__|\s)+\Z")  # that closes behind a query
 _NAME = r"[\w\"'`\[][\w\"'`\].]*"
-_STATEMENT = re.compile(  # more than the first word: "Replace 'Oslo' by another city" is no statement
-    rf"\s*(?:{_WITH}|values\s*\(|insert\s+(?:or\s+\w+\s+)?into\b|replace\s+into\b|update\s+(?:or\s+\w+\s+)?{_NAME}\s+set\b"
+_OTHER = (  # more than the first word: "Replace 'Oslo' by another city" is no statement
+    rf"(?:values\s*\(|insert\s+(?:or\s+\w+\s+)?into\b|replace\s+into\b|update\s+(?:or\s+\w+\s+)?{_NAME}\s+set\b"
     r"|delete\s+from\b|(?:drop|alter)\s+(?:table|view|index|trigger)\b|pragma\s+\w+|vacuum\b|reindex\b"
     r"|create\s+(?:(?:temp|temporary|unique|virtual)\s+)?(?:table|view|index|trigger)\b|attach\s+(?:database\s+)?['\"]"
-    rf"|detach\s+(?:database\s+)?{_NAME}|begin\s*(?:;|\Z|transaction|immediate|exclusive|deferred)|commit\s*(?:;|\Z))",
+    rf"|detach\s+(?:database\s+)?{_NAME}|begin\s*(?:;|\Z|transaction|immediate|exclusive|deferred)|commit\s*(?:;|\Z))"
+)
+_STATEMENT = re.compile(rf"\s*(?:{_WITH}|{_OTHER})", re.IGNORECASE)
+_EARLIER = re.compile(rf"(?:\A|\n|[^\w\s,])[ \t]*(explain\b|{_OTHER})", re.IGNORECASE)  # not in mid-sentence
+_AROUND = re.compile(  # the beginning of a statement that a query ends
+    r"explain(?:\s+query\s+plan)?|create\b[^;]*\bas[\s(]*"
+    rf"|(?:insert|replace)\s+(?:or\s+\w+\s+)?into\s+{_NAME}\s*(?:\([^()]*\)\s*)?",
+    re.IGNORECASE,
+)
+_NESTED = re.compile(  # what stands before a query that is part of another query
+    r"(?:\b(?:union|except|intersect)(?:\s+all)?"
+    r"|(?:\b(?:in|exists|from|join|as|select|not|any|all)|[=<>+*/|,(-])\s*\()\s*\Z",
     re.IGNORECASE,
 )
 _GOES_ON = re.compile(  # the next paragraph is still the query
@@ -55,11 +65,16 @@ _GOES_ON = re.compile(  # the next paragraph is still the query
     r"\s*(?:outer\s+)?join|on|and|or|window|select|\)|,|--|/\*)(?:\b|(?<=\W))",
     re.IGNORECASE,
 )
-# what no sentence begins with, as "Where the city is Oslo, ..." does
+# How a query goes on after a part that parses: with a clause, or in a condition
 _CLAUSE = re.compile(
-    r"[\s.]*(?!(?-i:[A-Z][a-z]))(?:from|where|group\s+by|order\s+by|having|limit|union|except|intersect)\b",
+    r"(?:from|where|having|limit|offset|union|except|intersect|window|(?:group|order)(?:\s+by)?|(?-i:AND|OR|ON)"
+    r"|(?:(?:left|right|full|inner|cross|natural|outer)\s+)*join)\b|on\s+\w+\.\w|\(\s*select\b",
     re.IGNORECASE,
 )
+_OPERATOR = re.compile(r"(?:and|or|is|in|like|glob|between)\b(?!,)|\|\||[=!+%](?!>)|[<>](?![/|a-z])", re.IGNORECASE)
+_IN_CONDITION = re.compile(r".*\b(?:(where|having|on)|group|order|limit|window|union|except|intersect)\b", re.I | re.S)
+_BRACKETS = re.compile(r"\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)")
+_SENTENCE = re.compile(r"[A-Z][a-z]")
 _DIALECTS = ("sql", "sqlite", "sqlite3", "postgresql", "postgres", "mysql", "tsql", "plsql", "duckdb", "ansi")
 _TEXT = ("", "text", "txt", "plaintext", "code", "none")
 
@@ -70,7 +85,7 @@ def extract(completion: str) -> str | None:
 
     A label that stands below the last fence counts for more than the fence. Of several places of one kind the last with a
     query counts, except for lines: there the first does, since base models go on with a question of their own. Prose
-    after the query is dropped; a further statement is kept, so that running it is refused.
+    after the query is dropped; a further statement, before or after, is kept, so that running it is refused.
     """
     tags = []
     if ">" in completion:
@@ -101,9 +116,11 @@ def _fenced(text: str) -> tuple[int, str | None]:
         body = fence[2] + body if inline else body
         if not body.strip() or not (inline or label in _DIALECTS or (label in _TEXT and end)):
             continue
-        start = _BEGINS.match(body) or _LINE.search(body)
+        if _BEGINS.match(body):
+            return fence.end(), body.strip().lstrip("\ufeff")
+        start = _LINE.search(body)
         if start:
-            return fence.end(), body[start.start(1) if start.re is _LINE else 0 :].strip().lstrip("\ufeff")
+            return fence.end(), _behind(body[: start.start()], body[start.start(1) :].strip())
         if label in _DIALECTS:
             if _COMMENT.sub("", body).strip(" ;\n\t"):
                 return fence.end(), body.strip()
@@ -112,8 +129,9 @@ def _fenced(text: str) -> tuple[int, str | None]:
 
 
 def _inline(text: str) -> str | None:
-    """The last query in inline code, one with a table rather than a clause that is only talked about."""
-    queries = list(filter(None, (_closed(text, opening) for opening in list(_INLINE.finditer(text))[-10:])))
+    """The last query in inline code, with a table rather than a clause that is only talked about, no bare SELECT."""
+    queries = [_closed(text, opening) for opening in list(_INLINE.finditer(text))[-10:]]
+    queries = [sql for sql in queries if sql and len(sql.split()) > 1]
     tables = [sql for sql in queries if re.search(r"\bfrom\b", sql, re.IGNORECASE)]
     return (tables or queries or [None])[-1]
 
@@ -122,7 +140,7 @@ def _closed(text: str, opening: re.Match) -> str | None:
     """What stands between `opening` and the first closing backtick up to which it parses; backticks also quote names."""
     start, paragraph = opening.end(), text.find("\n\n", opening.end())
     scope = text[start : paragraph if paragraph >= 0 else len(text)]
-    inside = [scope[: tick.start()].strip() for tick in list(re.finditer(re.escape(opening[1]), scope))[:MAX_CUTS]]
+    inside = [scope[: tick.start()].strip() for tick in list(re.finditer(rf"{opening[1]}(?!\w)", scope))[:MAX_CUTS]]
     return next(filter(_parses, inside), inside[0] if inside else None)
 
 
@@ -134,12 +152,13 @@ def _unfenced(text: str) -> str | None:
         starts = [
             start for start in starts if not start[1].lstrip("( ")[1:4].islower() or start[1].lstrip("( ")[0].islower()
         ]
-    statements = (_first_statement(_unquoted(text, start)) for start in starts)
+    starts = [start for start in starts if not _NESTED.search(text, max(0, start.start() - 50), start.start())]
+    statements = (_first_statement(_behind(text[: start.start()], _unquoted(text, start))) for start in starts)
     sql = _first_that_parses(statements)
     if sql is None or not _parses(sql):
-        inside = (
-            _first_statement(text[start.start(1) :]) for start in (*_LABELLED.finditer(text), *_INSIDE.finditer(text))
-        )
+        starts = (start.start(1) for pattern in (_LABELLED, _INSIDE) for start in pattern.finditer(text))
+        starts = (start for start in starts if not _NESTED.search(text, max(0, start - 50), start))
+        inside = (_first_statement(_behind(text[:start], _in_quotes(text, start))) for start in starts)
         other = _first_that_parses(inside)
         sql = other if sql is None or (other and _parses(other)) else sql
     return sql
@@ -153,6 +172,27 @@ def _unquoted(text: str, start: re.Match) -> str:
     )
 
 
+def _in_quotes(text: str, start: int) -> str:
+    """`text` from `start` on; where quotes open there, as in JSON or Python, up to those that close."""
+    quote = text[start - 1 : start]
+    if quote not in ("'", '"'):
+        return text[start:]
+    closing = re.compile(rf"(?<!\\){quote}(?=['\"]{{0,4}}\s*(?:[]}}),.:;<]|\n|\Z))")
+    inside = (text[start : end.start()] for end in islice(closing.finditer(text, start, start + MAX_PARSED), MAX_CUTS))
+    inside = (sql.replace(r"\n", "\n").replace(rf"\{quote}", quote) for sql in inside)
+    return next(filter(_parses, inside), text[start:])
+
+
+def _behind(before: str, sql: str) -> str:
+    """`sql` behind the statement that stands right before it, or that it is part of: running both is refused."""
+    before = _COMMENT.sub("", before[-MAX_PARSED:]).rstrip(" \t\n\r>")
+    statements = [before[match.start(1) :] for match in _EARLIER.finditer(before)]
+    ends = [token.end() for token in _TOKEN.finditer(statements[-1]) if token[0] == ";"] if statements else []
+    if statements and (ends == [len(statements[-1])] or _AROUND.fullmatch(statements[-1])):
+        return f"{statements[-1]} {sql}"
+    return sql
+
+
 def _first_that_parses(candidates: Iterable[str]) -> str | None:
     first = None
     for sql in islice(candidates, MAX_CUTS):
@@ -164,11 +204,14 @@ def _first_that_parses(candidates: Iterable[str]) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _parses(sql: str) -> bool:
-    """Whether `sql` is one query, or several statements the first of which is one."""
+    """Whether `sql` is one query, or several statements the first of which is one, or is refused anyway."""
+    if _EARLIER.match(sql):
+        return True
     if len(sql) > MAX_PARSED or sql.rstrip().endswith(":"):
         return False
     try:
-        return isinstance((sqlglot.parse(sql, read="sqlite") or [None])[0], exp.Query)
+        query = (sqlglot.parse(sql, read="sqlite") or [None])[0]
+        return isinstance(query, exp.Query) and bool(query.selects)  # a lone `SELECT` is talked about
     except Exception:  # parse errors and RecursionError
         return False
 
@@ -191,15 +234,25 @@ def _without_prose(sql: str) -> str:
         if not _GOES_ON.match(paragraph):
             break
         head += space + paragraph
-    head = head.strip()
-    bare = _EMPHASIS.sub("", head)
-    if len(bare) > MAX_PARSED:
-        return bare
-    for whole in (_BOLD.sub("", head), bare):  # a backtick may close a name
-        if _parses(whole):
-            return whole
-    kept = next(filter(_parses, _shorter(bare)), bare)
-    return bare if _CLAUSE.match(bare, len(kept)) else kept  # a broken clause is not mended
+    head = _with_backtick(_EMPHASIS.sub("", head.strip()), head)
+    if _parses(head) or len(head) > MAX_PARSED:
+        return head
+    kept = next(filter(_parses, _shorter(head)), "")
+    return kept if kept and _is_prose(head[len(kept) :], kept) else head
+
+
+def _is_prose(tail: str, query: str) -> bool:
+    """Whether `tail`, found behind `query`, may be dropped: not where the query goes on, since none is mended."""
+    tail = tail.lstrip(" \t\r\n.,*_`")
+    if _SENTENCE.match(tail) and not _SENTENCE.match(query):
+        return True  # as in "Where the city is Oslo, ..."
+    last = _IN_CONDITION.match(_BRACKETS.sub("", query))
+    return not (_CLAUSE.match(tail) or (last and last[1] and _OPERATOR.match(tail)))
+
+
+def _with_backtick(bare: str, text: str) -> str:
+    """`bare`, which is `text` without marks at its end, with the backtick that closes a name."""
+    return bare + "`" if bare.count("`") % 2 and text[len(bare) :].startswith("`") else bare
 
 
 def _shorter(sql: str) -> Iterator[str]:
@@ -210,6 +263,7 @@ def _shorter(sql: str) -> Iterator[str]:
     words = lines[0].rstrip("*_. ")
     for _ in range(MAX_CUTS):
         yield words
-        words = words.rpartition(" ")[0].rstrip("*_.,` ")
+        cut = words.rpartition(" ")[0]
+        words = _with_backtick(cut.rstrip("*_.,` "), cut)
         if not words:
             return

@@ -7,7 +7,6 @@ import time
 import pytest
 
 from dphrl_lite.tasks import Problem, get, load_problems
-from dphrl_lite.tasks.completions import without_thoughts
 from dphrl_lite.tasks.sql_answers import extract
 
 WRAPPINGS = {
@@ -193,29 +192,102 @@ def test_questions_of_the_project_have_no_objection():
     assert task.objections(load_problems(data / "questions.jsonl")) == {}
 
 
-@pytest.mark.parametrize("wrapping", ["{q}", "{q};", "Answer: {q}", "**{q}**", "{q}\n\nThis counts."])
+NAMES = "SELECT name FROM customer"
+QUOTED = "SELECT `id`, `name` FROM `Order Details` ORDER BY `Free Meal (K-12)`"
+
+
 @pytest.mark.parametrize(
-    "query", ["SELECT count(*) FROM `Order Details`", "SELECT a FROM t ORDER BY `Free Meal (K-12)`"]
+    "wrapping",
+    ["{q}", "{q};", "Answer: {q}", "**{q}**", "{q}\n\nThis counts.", "{q}`", "`{q}`", "Here:\n{q}\nIt uses `SELECT`."],
 )
-def test_a_backtick_that_closes_a_name_is_kept(query, wrapping):
+@pytest.mark.parametrize(
+    "query", [QUOTED, "SELECT count(*) FROM `Order Details`", "SELECT `select` FROM [Order Details]"]
+)
+def test_a_backtick_that_closes_a_name_stays(wrapping, query):
     assert extract(wrapping.replace("{q}", query)).rstrip(";") == query
 
 
 @pytest.mark.parametrize(
     "broken",
     [
+        "SELECT name\nFROM customer\nWHERE",
         "SELECT name\nFROM customer\nWHERE city =",
+        "Select name\nFrom customer\nWhere city =",
         "SELECT name FROM customer\nORDER BY nonsense(",
         "SELECT name\nFROM customer\nFROM customer",
         "SELECT name FROM customer. WHERE",
+        "SELECT name FROM customer\nLEFT JOIN",
+        "SELECT name FROM customer WHERE id != max( id",
+        "SELECT name FROM customer\nWHERE id > 0\n and city =",
+        "SELECT name FROM customer\nEXCEPT\nSELECT name FROM customer WHERE",
+        "SELECT city FROM customer WHERE id IN (\nSELECT name FROM customer\n",
     ],
 )
-def test_a_broken_clause_is_not_mended(broken):
-    assert extract(broken) == broken
+def test_a_broken_query_is_not_mended(shop, broken):
+    verdict = get("sql", databases=shop, workers=1).verify(Problem("p", "", NAMES, {"db_id": "shop"}), broken)
+    assert (verdict.answer, verdict.correct) == (broken.strip(), False)
 
 
-def test_a_comparison_is_no_thought():
-    query = "SELECT name FROM t WHERE score < analysis AND reason > 1"
-    assert extract(query) == query
-    assert without_thoughts(query) == (query, False)
-    assert without_thoughts('<think effort="high">hm</think>SELECT 1') == ("\nSELECT 1", False)
+@pytest.mark.parametrize(
+    "tail",
+    [
+        ".\n\nWhere the city is Oslo, it is kept!",
+        " and you get the names!",
+        ", or\nso",
+        " (all of them!)",
+        " => names!",
+    ],
+)
+def test_prose_that_looks_like_a_clause_is_dropped(tail):
+    assert extract(f"Use {NAMES}{tail}") == NAMES
+
+
+@pytest.mark.parametrize(
+    ("completion", "query"),
+    [
+        ('{"sql": "SELECT name FROM t WHERE id > 2"}', "SELECT name FROM t WHERE id > 2"),
+        ('{"sql": "SELECT name\\nFROM t WHERE c = \\"a\\""}', 'SELECT name\nFROM t WHERE c = "a"'),
+        ("'SELECT name FROM t WHERE c = 'a''", "SELECT name FROM t WHERE c = 'a'"),
+        ("```python\nq = '''SELECT name FROM t WHERE id > 2'''\n```", "SELECT name FROM t WHERE id > 2"),
+        ('<answer>"SELECT name FROM t WHERE id > 2"</answer>', "SELECT name FROM t WHERE id > 2"),
+    ],
+)
+def test_quotes_around_a_query_are_no_part_of_it(completion, query):
+    assert extract(completion) == query
+
+
+@pytest.mark.parametrize("wrapping", ["{q}", "```sql\n{q}\n```", "```\n{q}\n```", "<answer>{q}</answer>", "SQL: {q}"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        "DROP TABLE customer; ",
+        "DELETE FROM customer;\n",
+        "UPDATE customer SET id = 1; -- all\n",
+        "INSERT INTO customer VALUES (';');\n",
+        "CREATE TABLE x AS SELECT 1;\n",
+        "CREATE TABLE x AS\n",
+        "INSERT INTO customer (name)\n",
+        "EXPLAIN ",
+        "EXPLAIN QUERY PLAN\n",
+    ],
+)
+def test_a_statement_before_the_query_is_not_overlooked(shop, wrapping, before):
+    problem = Problem("p", "", NAMES, {"db_id": "shop"})
+    verdict = get("sql", databases=shop, workers=1).verify(problem, wrapping.replace("{q}", before + NAMES))
+    assert not verdict.correct
+    assert verdict.answer.startswith(before.split()[0])
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "First I update my view: ",
+        "Delete from the list what you do not need.\n",
+        "I explain:\n",
+        "Update:\n",
+        "USE shop;\n",
+        "Drop table aliases, then:\n\n",
+    ],
+)
+def test_prose_before_the_query_is_no_statement(before):
+    assert extract(before + NAMES) == NAMES
