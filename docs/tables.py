@@ -25,10 +25,8 @@ def at_the_end(outcomes: pd.DataFrame, runs: pd.DataFrame, domain: str, left_out
     last = found["steps"].max()
     found = found[found["steps"].isin([0, last]) & ~found["line"].str.contains(left_out)]
     heads, rows = _scores(found)
-    costs = [f"{million:.1f}" for million in found["M passes"]]
-    return [f"line, after {last} steps", *heads, "cost, M"], [
-        [*row, cost] for row, cost in zip(rows, costs, strict=True)
-    ]
+    rows = [[*row, f"{million:.1f}"] for row, million in zip(rows, found["M passes"], strict=True)]
+    return [f"line, after {last} steps", *heads, "cost, M"], rows
 
 
 def at_every_point(outcomes: pd.DataFrame, runs: pd.DataFrame, domain: str) -> Table:

@@ -75,9 +75,11 @@ class Sampler:
     engine: Literal["kit", "vllm"] = "kit"  # what draws: the kit's own sampler, or vLLM in its environment
     vllm: list[str] | None = None  # further settings of vllm.LLM, as in tensor_parallel_size=2
 
+    def __post_init__(self):
+        _used("--vllm", self.vllm, self.engine == "vllm", "--engine vllm")
+
     def load(self, name: str, nf4: bool) -> models.Policy:
         """The policy, to be drawn from by the engine."""
-        _used("--vllm", self.vllm, self.engine == "vllm", "--engine vllm")
         if self.engine == "kit":
             return models.load(name, nf4=nf4)
         from dphrl_lite.large import vllm
@@ -97,9 +99,11 @@ class Engine:
     engine: Literal["kit", "trl"] = "kit"  # what trains: the kit's own trainer, or TRL's
     trl: list[str] | None = None  # further settings of TRL's GRPOConfig, as in use_vllm=true
 
+    def __post_init__(self):
+        _used("--trl", self.trl, self.engine == "trl", "--engine trl")
+
     def choose(self):
         """The function that trains."""
-        _used("--trl", self.trl, self.engine == "trl", "--engine trl")
         if self.engine == "kit":
             return training.train
         from dphrl_lite.large import runs

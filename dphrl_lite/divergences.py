@@ -109,7 +109,9 @@ class Divergence:
     def curvature(self) -> float:
         """f''(1): how hard small deviations are held. Infinite for a kink, as total variation has; 0 where f is flat."""
         fine, coarse = (self.f(torch.tensor([-h, h], dtype=torch.float64)).sum().item() / h**2 for h in (1e-3, 1e-2))
-        return math.inf if fine > 5 * coarse else 0.0 if fine < coarse / 5 else fine
+        if fine > 5 * coarse:
+            return math.inf
+        return fine if fine > coarse / 5 else 0.0
 
     def force(self, log_u: Tensor) -> Tensor:
         """The restoring force u f'(u) = df/dlog u, elementwise: the pull on a token's log-prob. Same shape and dtype."""

@@ -117,10 +117,10 @@ def _warn_unread(table: pd.DataFrame):
 def _claim(out, policy, task: Task, problems, config: PresampleConfig, shard) -> Path | None:
     """The run's folder, None without one. Whatever can be wrong is found before the folder is touched."""
     check_problems(problems)
-    longest = policy.max_new_tokens if config.max_new_tokens is None else config.max_new_tokens
+    longest = config.max_new_tokens or policy.max_new_tokens
     check_settings(config.samples, longest, config.temperature, config.top_p)
-    for name in ("problems_per_shard", "problems_per_batch"):
-        if getattr(config, name) < 1:
+    for name in ("problems_per_shard", "problems_per_batch", "max_new_tokens"):
+        if getattr(config, name) is not None and getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1; got {getattr(config, name)}")
     if shard is not None and (out is None or not 0 <= shard[0] < shard[1]):
         raise ValueError(f"shard (i, n) needs a folder `out` and 0 <= i < n; got {shard} and out={out}")

@@ -35,7 +35,6 @@ What is not the method is called here and stands in `engine`: several processes 
 """
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -120,15 +119,12 @@ class TrainConfig:
         least |= dict.fromkeys(("seed", "strength", "max_refills"), 0)
         values = {name: value for name, value in asdict(self).items() if value is not None}
         low = [name for name, value in least.items() if values.get(name, value) < value]
-        low += [name for name in ("temperature", "gradient_clip", "penalty_target") if values.get(name, 1) <= 0]
+        low += [name for name in ("temperature", "gradient_clip", "penalty_target") if not values.get(name, 1) > 0]
         if low:
             raise ValueError(
-                f"{low[0]} = {values[low[0]]} is too low: counts start at 1, temperature, gradient_clip and "
+                f"{low[0]} = {values[low[0]]} is too low, or no number: counts start at 1, temperature, gradient_clip and "
                 "penalty_target above 0, seed, strength and max_refills at 0, and an advantage needs samples >= 2 to compare"
             )
-        endless = [name for name in ("gradient_clip", "penalty_target") if not math.isfinite(values.get(name, 1))]
-        if endless:
-            raise ValueError(f"{endless[0]} = {values[endless[0]]} is no finite number; expected one")
         self._check_ranges()
         if self.advantage_k >= self.samples:
             raise ValueError(
@@ -616,11 +612,9 @@ def manifest(task: Task, explored: Sequence[Problem], parts: Partition, config: 
     left_out |= {name for name in _LATER if getattr(config, name) == usual[name]}
     settings = {name: value for name, value in asdict(config).items() if name not in left_out}
     identity, method = {"kind": "training"} | task.identity() | {"data": data} | settings, METHODS[config.method]
-    if method.name not in BUILT_IN and not method.divergence:  # two methods of one name are two runs
-        identity["parts"] = {
-            name: value for name, value in asdict(method).items() if name not in ("summary", "strength")
-        }
     if method.divergence:  # two divergences of one name are two runs
         f = rehearsal_divergence(method, config.alpha).f
         identity["f"] = f(torch.tensor([-9.0, -1.0, 0.5, 2.0])).tolist()
+    elif method.name not in BUILT_IN:  # so are two methods
+        identity["method_is"] = repr(replace(method, summary=""))
     return identity

@@ -322,6 +322,21 @@ def test_what_an_experiment_cannot_do_is_said(capsys, tmp_path, monkeypatch, com
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        (["presample", "--vllm", "tensor_parallel_size=2"], "--vllm"),
+        (["train", "--method", "grpo", "--trl", "beta=0.04"], "--trl"),
+        (["export", "--rollouts", "x", "--dtype", "float16"], "--dtype"),
+    ],
+)
+def test_a_flag_without_effect_is_refused(command, flag, capsys, tmp_path):
+    more = ["--out", str(tmp_path / "run")] + (["--limit", "6"] if command[0] != "export" else [])
+    assert cli.main(command + more) == 2
+    assert f"{flag} has no effect without" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["first-look", "multiplication", "frontier"])
 def test_experiment_prints_the_shipped_outcomes(capsys, name):
     assert cli.main(["experiment", name]) == 0

@@ -14,6 +14,7 @@ from scipy import stats
 
 from dphrl_lite import passk
 from dphrl_lite.passk import Outcomes
+from dphrl_lite.tasks import arithmetic, minisql
 
 
 @given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
@@ -104,6 +105,8 @@ def test_bands_draw_clusters_whole():
 def test_clusters_are_read_from_the_kits_names():
     names = ["mini62:count:5", "mini62:most:1", "cd3:2-4-10:2", "cd3:2-4-10:7", "sort:4-3-1", "anything", 7]
     assert passk.clusters_of(["multiplication:1:8-2", "multiplication:0:2-8"]) == ["multiplication:2-8"] * 2
+    kits = [f"mini1:{form}:0" for form in minisql.FORMS] + [f"{family}:0:2-8" for family in arithmetic.FAMILIES]
+    assert not set(passk.clusters_of(kits)) & set(kits)  # every family of the kit is known
     for foreign in (["gsm8k:test:0", "gsm8k:test:1"], ["math:algebra:7", "math:algebra:8"]):
         assert passk.clusters_of(foreign) == foreign  # three parts and a number: not the kit's, so each on its own
     assert passk.clusters_of(names) == ["mini62"] * 2 + ["cd3:2-4-10"] * 2 + ["sort:4-3-1", "anything", "7"]

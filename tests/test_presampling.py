@@ -216,9 +216,11 @@ def test_a_gold_query_that_fails_is_found_before_anything_is_drawn(tiny, tmp_pat
 def test_a_damaged_shard_is_named(tiny, countdown, ten, whole, tmp_path):
     presampling.sample(tiny, countdown, ten, **SETTINGS, out=tmp_path)
     path = tmp_path / "shard-00000.parquet"
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"shard-00000\.parquet is damaged .*delete it"):
-        presampling.load(tmp_path)
+    written = path.read_bytes()
+    for damaged in (written[:100], written[:100] + bytes(400) + written[500:]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"shard-00000\.parquet is damaged .*delete it"):
+            presampling.load(tmp_path)
     path.unlink()
     assert_same(presampling.sample(tiny, countdown, ten, **SETTINGS, out=tmp_path), whole)
 
@@ -244,6 +246,7 @@ def test_another_runs_folder_is_left_as_it_is(tiny, countdown, ten, tmp_path, ch
 def test_a_call_that_fails_leaves_the_folder_free_for_the_right_one(tiny, countdown, ten, tmp_path):
     unknown_words = [Problem("x", "banana", "1", {"numbers": [1]})]
     wrong = [(ten, {"samples": 0}), (ten, {"top_p": 2.0}), (unknown_words, {}), (ten, {"problems_per_shard": 0})]
+    wrong += [(ten, {"max_new_tokens": 0})]
     for problems, change in wrong:
         with pytest.raises(ValueError, match=r"needs|cannot write|at least 1"):
             presampling.sample(tiny, countdown, problems, **SETTINGS | change, out=tmp_path / "run")

@@ -643,7 +643,7 @@ def test_another_method_of_the_same_name_is_another_run(train, tmp_path, monkeyp
         objectives.register(objectives.Method("mine", "exploration", "made here", penalty=penalty, strength=1.0))
         if penalty == "rehearsal_ce":
             train(method="mine", out=tmp_path, steps=1)
-    with pytest.raises(OtherRunError, match="parts: there"):
+    with pytest.raises(OtherRunError, match="method_is: there"):
         train(method="mine", out=tmp_path, steps=1)
 
 
@@ -656,9 +656,9 @@ def test_a_damaged_checkpoint_is_named(train, tmp_path, name):
         train(out=tmp_path, steps=2)
 
 
-@pytest.mark.parametrize("name", ["gradient_clip", "penalty_target"])
+@pytest.mark.parametrize("name", ["gradient_clip", "penalty_target", "temperature"])
 def test_a_setting_that_is_no_number_is_refused(name):
-    with pytest.raises(ValueError, match=f"{name} = nan is no finite number"):
+    with pytest.raises(ValueError, match=f"{name} = nan is too low, or no number"):
         training.TrainConfig("dph-js", **{name: float("nan")})
 
 

@@ -209,11 +209,7 @@ def load_latest(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Opt
     try:
         weights, kept = load_file(newest / "model.safetensors"), load_file(newest / "optimizer.safetensors")
         state = json.loads((newest / "state.json").read_text())
-    except (
-        ValueError,
-        OSError,
-        SafetensorError,
-    ) as error:  # whole folders are written, so something else has damaged it
+    except (ValueError, OSError, SafetensorError) as error:  # we write whole folders: something else has damaged it
         raise ValueError(f"{newest} is damaged ({error}); delete that folder, and the run begins anew") from error
     with torch.no_grad():
         for name, parameter in _trainable(model).items():

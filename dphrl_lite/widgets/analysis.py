@@ -110,6 +110,8 @@ def path_explorer(scores: pd.DataFrame, points: pd.DataFrame) -> Live:
     controls |= {name: checkbox(name, name in _FIRST) for name in methods}
 
     def build(height, **switches):
+        """Both figures of the lines that are switched on."""
+
         def chosen(table):
             rate = table["learning_rate"].map(lambda value: switches.get(f"{value:g}", False))
             return table[rate.astype(bool) & table["method"].map(lambda name: switches.get(name, False)).astype(bool)]
