@@ -433,5 +433,5 @@ def test_empty_cells_are_named_when_loading(tmp_path, cell):
 
 def test_a_file_without_any_answer_holds_no_problems(tmp_path):
     path = write(tmp_path / "gsm8k_blank.jsonl", [{"question": "1 + 1?", "answer": ""}])
-    with pytest.raises(ValueError, match="none of the 1 rows of .* has an answer"):
+    with pytest.raises(ValueError, match=r"none of the 1 rows of .* has an answer"):
         load_problems(path, skip_unanswered=True)
