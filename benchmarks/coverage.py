@@ -54,7 +54,7 @@ def world(rng, shape: str, runs: dict, seeds: int, split: str = "test") -> pd.Da
     cluster = np.sort(rng.integers(clusters, size=problems))
     ease = rng.normal(0, OWN, problems) + rng.normal(0, OF_CLUSTER[shape], clusters)[cluster]
     push = rng.normal(0, METHOD_OF_CLUSTER[shape], clusters)[cluster]
-    names = [f"{split}{a}:question:{i}" for i, a in enumerate(cluster)]
+    names = [f"{split}{a}:count:{i}" for i, a in enumerate(cluster)]
     tables = []
     for (name, strength), method in runs.items():
         for seed in range(1 if name == "base" else seeds):
