@@ -121,6 +121,9 @@ class Data:
         return tasks.load_problems(source, limit=self.limit, skip_unanswered=self.skip_broken, **settings)
 
 
+_ALPHA = "\nalpha = {0.alpha:g} means nothing to {0.method}: it is dph-alpha's"
+
+
 @dataclass(frozen=True)
 class Recipe(Data):
     """Model and training data: the top level of a recipe."""
@@ -162,10 +165,13 @@ class Recipe(Data):
     def run(self, config: TrainConfig) -> tuple[TrainConfig, Path]:
         """A run of this recipe: `config` with the method's strength from `strengths`, and the folder that belongs to it.
 
-        The folder is named by the method (with its alpha), a strength that was given for this run, and the seed.
+        The folder is named by the method (with its alpha), a strength that was given for this run, and the seed. A strength
+        means nothing to a method without a penalty, and is left out there.
         """
         mark, strengths = config.strength, self._strengths()
-        if mark is None:
+        if METHODS[config.method].penalty == "none":
+            mark, config = None, dataclasses.replace(config, strength=None)
+        elif mark is None:
             config = dataclasses.replace(config, strength=strengths.get(config.method))
         else:
             mark = f"strength{mark:g}"
@@ -174,14 +180,16 @@ class Recipe(Data):
     def strength_words(self, given: TrainConfig, used: TrainConfig) -> str:
         """Which eta or beta a run uses, and whose choice that is; `used` is what `run` makes of `given`."""
         method = METHODS[used.method]
+        alone = "" if given.alpha == TrainConfig.alpha or method.divergence == "alpha" else _ALPHA.format(given)
         if method.penalty == "none":
-            return f"{method.name} has no penalty, and no strength"
+            left_out = "" if given.strength is None else f": {given.strength:g} is left out"
+            return f"{method.name} has no penalty, and no strength{left_out}{alone}"
         whose = "as given for this run" if given.strength is not None else "from `strengths` of the recipe"
         own = (
             "the method has none of its own" if method.strength is None else f"the method's own is {method.strength:g}"
         )
         whose = own if used.strength is None else f"{whose}; {own}"
-        return f"strength of {method.name}: {method.strength_of(used.strength):g} ({whose})"
+        return f"strength of {method.name}: {method.strength_of(used.strength):g} ({whose}){alone}"
 
     def _strengths(self) -> dict[str, float]:
         pairs = [pair.partition("=") for pair in self.strengths or ()]

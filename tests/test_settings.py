@@ -146,6 +146,13 @@ def test_a_run_says_its_strength_and_whose_choice_that_is():
     )
     assert words(TrainConfig("dph-f")) == "strength of dph-f: 1 (the method's own is 1)"
     assert words(TrainConfig("grpo")) == "grpo has no penalty, and no strength"
+    useless = TrainConfig("grpo", strength=0.5, alpha=0.2)
+    assert words(useless).splitlines() == [
+        "grpo has no penalty, and no strength: 0.5 is left out",
+        "alpha = 0.2 means nothing to grpo: it is dph-alpha's",
+    ]
+    assert recipe.run(useless)[1] == Path("runs/x/grpo-seed0")
+    assert "means nothing" not in words(TrainConfig("dph-alpha", alpha=0.2))
 
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "research.md").read_text().split("## My own problems")[1]

@@ -232,7 +232,7 @@ def explained(folder: Path | None):
     except Exception as error:
         if folder is None:
             safe = "this run had no folder to go on from (out=...)"
-        elif folder.is_dir() and _steps(folder):
+        elif _steps(folder) or any(folder.glob("checkpoint-[0-9]*")):  # the kit's, or TRL's
             safe = f"the last checkpoint in {folder} is intact, and the same call goes on from it"
         else:
             safe = f"nothing is lost: {folder} has no checkpoint yet, and the same call begins there"

@@ -16,11 +16,11 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import PrinterCallback, TrainerCallback, TrainerState
+from transformers.trainer_callback import ExportableState
 
 from dphrl_lite.engine import batches, checkpoint, optimizers
-from dphrl_lite.engine.journal import LOG, read_log
+from dphrl_lite.engine.journal import LOG
 from dphrl_lite.errors import lookup
 from dphrl_lite.large.trl import DPHConfig, DPHTrainer, carried
 from dphrl_lite.metrics import METRICS, peak_memory_gb
@@ -30,6 +30,7 @@ from dphrl_lite.tasks import Problem, Task
 from dphrl_lite.training import Run, TrainConfig, explored_ids, manifest
 
 OPTIMIZERS = {"adamw": "adamw_torch", "adamw-8bit": "adamw_bnb_8bit", "paged-adamw-8bit": "paged_adamw_8bit"}
+_LAST = "trainer_state.json"  # what a checkpoint of TRL's ends with
 _NAMES = {"grad_norm": "gradient_norm", "frac_reward_zero_std": "zero_spread"}
 _NAMES |= {"clip_ratio/low_mean": "clipped_low", "clip_ratio/high_mean": "clipped_high"}
 
@@ -87,14 +88,24 @@ def train(
 
 
 def _resumed(folder: Path, config: TrainConfig) -> tuple[str | None, list[dict]]:
-    """TRL's newest checkpoint in `folder`, and the records of the steps that it has made."""
-    newest = get_last_checkpoint(folder) if folder.is_dir() else None
-    done = int(newest.rsplit("-", 1)[1]) // config.minibatches if newest else 0
-    if done > config.steps:
+    """The newest of TRL's checkpoints in `folder` that was written to its end, and the records that it holds, one per step."""
+    whole = {int(path.parent.name.rsplit("-", 1)[1]): path for path in folder.glob(f"checkpoint-[0-9]*/{_LAST}")}
+    if not whole:
+        return None, []
+    newest = whole[max(whole)]
+    try:
+        state = TrainerState.load_from_json(str(newest))
+        records = state.stateful_callbacks[_Ledger.__name__]["attributes"]["records"]
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{folder} holds a run of {done} steps, more than the {config.steps} asked for; pass steps={done}"
+            f"{newest} is damaged, or not of this trainer ({error!r}): delete its folder, {newest.parent}, and run the same "
+            "training again"
+        ) from error
+    if len(records) > config.steps:
+        raise ValueError(
+            f"{folder} holds a run of {len(records)} steps, more than the {config.steps} asked for; pass steps={len(records)}"
         )
-    return newest, read_log(folder)[:done] if newest else []
+    return str(newest.parent), records
 
 
 def translated(config: TrainConfig, policy: Policy, problems: Sequence[Problem]) -> dict:
@@ -157,12 +168,19 @@ def _manifest(policy: Policy, task: Task, problems, parts: Partition, config: Tr
     return manifest(task, chosen, parts, config) | resolved | {"weights": checkpoint.weights_digest(policy.model)}
 
 
-class _Ledger(TrainerCallback):
-    """Writes log.jsonl: one record, with the columns of `METRICS`, of the updates that share a generation."""
+class _Ledger(TrainerCallback, ExportableState):
+    """Writes log.jsonl: one record, with the columns of `METRICS`, of the updates that share a generation.
+
+    TRL's checkpoints hold the records, too, as the kit's do: what the log says otherwise is corrected from there.
+    """
 
     def __init__(self, folder: Path, records: list[dict], updates: int, bar: tqdm, on_step: Callable | None):
         self.folder, self.records, self.updates, self.bar, self.on_step = folder, records, updates, bar, on_step
         self.logs: list[dict] = []
+
+    def state(self) -> dict:
+        """What a checkpoint holds."""
+        return {"args": {}, "attributes": {"records": self.records}}
 
     def on_train_begin(self, args, state, control, **_):
         """The log begins with what the checkpoint knows."""

@@ -60,10 +60,20 @@ def test_a_run_goes_on_and_keeps_to_itself(train, tmp_path):
     assert resumed.log[timeless].to_json() == whole.log[timeless].to_json()
     for a, b in zip(resumed.policy.model.parameters(), whole.policy.model.parameters(), strict=True):
         assert a.equal(b)
+    (tmp_path / "stopped" / "log.jsonl").write_text(
+        "damaged\n" + whole.log.iloc[1:].to_json(orient="records", lines=True)
+    )
+    (tmp_path / "stopped" / "checkpoint-4").mkdir()  # killed while it saved
+    healed = train(out=tmp_path / "stopped", steps=3)
+    assert read_log(tmp_path / "stopped") == healed.log.where(healed.log.notna(), None).to_dict("records")
+    assert healed.log.to_json() == resumed.log.to_json()
     with pytest.raises(ValueError, match="more than the 2 asked for"):
         train(out=tmp_path / "stopped")
     with pytest.raises(OtherRunError, match="engine"):
         train(engine=training.train, out=tmp_path / "stopped", steps=3)
+    (tmp_path / "stopped" / "checkpoint-3" / "trainer_state.json").write_text("{")
+    with pytest.raises(ValueError, match="checkpoint-3, and run the same"):
+        train(out=tmp_path / "stopped", steps=3)
 
 
 @pytest.mark.parametrize(
