@@ -224,14 +224,14 @@ def own_front(scores: pd.DataFrame, name: str, domain: str = "countdown") -> go.
     others = [method for method in swept(scores) if method != name and "+" not in method]
     figure = front(scores, domain, "test", "Pass@64", [*others, "grpo", name])
     mine = scores.loc[domain].xs("test", level="split").loc[[name]].groupby("strength", dropna=False).mean()
-    for strength, row in mine.iterrows():
+    for place, (strength, row) in enumerate(mine.iterrows()):
         words = "yours" if pd.isna(strength) else f"yours, η = {strength:g}"
         look = {
             "showarrow": True,
             "arrowwidth": 2,
             "arrowcolor": color(name),
             "ax": -64,
-            "ay": 92,
-        }  # below the front is room
+            "ay": 92 + 24 * place,
+        }  # below the front is room; one below the other
         figure.add_annotation(x=row["Pass@1"], y=row["Pass@64"], text=f"<b>{words}</b>", standoff=8, **look)
     return figure

@@ -41,8 +41,11 @@ def memory_ladder(parts: pd.DataFrame, title: str, cards: Sequence[float] = (16,
             hover = f"%{{y}}<br>{name}: %{{x:.1f}} GB<extra></extra>"
             figure.add_bar(y=parts.index, x=held, hovertemplate=hover, row=1, col=col, **look)
     room, words = 1.6 * max(cards), [f"<b>{gb:.0f}</b>" if gb >= 100 else f"<b>{gb:.1f}</b>" for gb in total]
-    for col, x in ((1, total), (2, total.clip(upper=0.93 * room))):
-        look = {"mode": "text", "text": words, "textposition": "middle right", "showlegend": False, "hoverinfo": "skip"}
+    cut = total > 0.93 * room  # these bars go on beyond the enlarged panel, and their number stands on them
+    for col, x in ((1, total), (2, total.where(~cut, 0.93 * room))):
+        inks = np.where(cut & (col == 2), "white", INK).tolist()
+        look = {"mode": "text", "text": words, "textposition": "middle right", "textfont_color": inks}
+        look |= {"showlegend": False, "hoverinfo": "skip"}
         figure.add_scatter(x=x, y=parts.index, row=1, col=col, **look)
     line = {"type": "line", "xref": "x2", "yref": "y2 domain", "y0": 0, "y1": 1, "line": {"dash": "dash", "width": 1.5}}
     note = {"xref": "x2", "yref": "y2 domain", "y": 1, "yanchor": "bottom", "showarrow": False}
@@ -166,7 +169,7 @@ def reward_by_run(logs: Mapping[str, pd.DataFrame], window: int = 5) -> go.Figur
         hover = f"step %{{x}}: %{{y:.3f}}<extra>{name}</extra>"
         figure.add_scatter(x=log["step"], y=y, name=name, mode="lines", line=line, hovertemplate=hover)
     figure.update_xaxes(title_text="training step")
-    figure.update_yaxes(title_text="reward", tickformat=".0%")
+    figure.update_yaxes(title_text="reward", tickformat=".3~p")
     return styled(figure, 400, f"Reward, mean of the last {window} steps")
 
 

@@ -60,7 +60,7 @@ _PANELS = ("reward", "entropy", "penalty", "log_u_mean")
 def training_dashboard(
     logs: Mapping[str, pd.DataFrame | Sequence[dict]], metrics: Sequence[str] = _PANELS, title: str = "Training"
 ) -> go.Figure:
-    """Metrics over training steps, one panel each, one colour per run; further runs of one method are dashed.
+    """Metrics over training steps, one panel each, one colour per run; further runs of one method are dashed, on its broad line.
 
     Args:
         logs: per run a log (`Run.log`, or `training.read_log(folder)`); a run named as a method gets its colour.
@@ -71,14 +71,17 @@ def training_dashboard(
     figure = make_subplots(rows=rows, cols=2, subplot_titles=labels, vertical_spacing=0.34 / rows)
     places = [{"row": i // 2 + 1, "col": i % 2 + 1} for i in range(len(metrics))]
     missing, dashes = dict(zip(metrics, places, strict=True)), _dashes(logs)
+    hues = [color(name) for name in logs]
     for name, log in logs.items():
         table = pd.DataFrame(log)
+        broad = dashes[name] == DASHES[0] and hues.count(color(name)) > 1  # two that are equal are both seen
+        look_of_line = {"color": color(name), "width": 6 if broad else 2.5, "dash": dashes[name]}
         for metric, place in zip(metrics, places, strict=True):
             if metric not in table or table[metric].isna().all():
                 continue
             missing.pop(metric, None)
             look = {"name": name, "legendgroup": name, "showlegend": metric == metrics[0]}
-            look |= {"mode": "lines", "line": {"color": color(name), "width": 2.5, "dash": dashes[name]}}
+            look |= {"mode": "lines", "line": look_of_line, "opacity": 0.45 if broad else 1}
             look["hovertemplate"] = f"step %{{x}}: %{{y:.4f}}<extra>{name}</extra>"
             figure.add_scatter(x=table["step"], y=pd.to_numeric(table[metric]), **look, **place)
     for metric, place in missing.items():

@@ -22,7 +22,7 @@ def verdict_table(table: pd.DataFrame) -> "pd.io.formats.style.Styler":
     word = lambda value: ("wrong", "right")[value] if isinstance(value, bool | np.bool_) else value
     words = table.rename_axis(index=None).map(word)
     look = lambda value: f"color: {ink(COLORS[_VERDICTS[value]])}; font-weight: bold" if value in _VERDICTS else ""
-    left = {"text-align": "left", "white-space": "pre-wrap", "vertical-align": "top"}
+    left = {"text-align": "left", "white-space": "pre-wrap", "vertical-align": "top", "padding": ".3em .6em"}
     heads = [{"selector": "th", "props": [*left.items()]}]
     styled = words.style.format(na_rep="–", escape="html").set_properties(**left).set_table_styles(heads).map(look)
     return styled.hide() if pd.api.types.is_integer_dtype(table.index) else styled
