@@ -41,11 +41,11 @@ def memory_ladder(parts: pd.DataFrame, title: str, cards: Sequence[float] = (16,
             hover = f"%{{y}}<br>{name}: %{{x:.1f}} GB<extra></extra>"
             figure.add_bar(y=parts.index, x=held, hovertemplate=hover, row=1, col=col, **look)
     room, words = 1.6 * max(cards), [f"<b>{gb:.0f}</b>" if gb >= 100 else f"<b>{gb:.1f}</b>" for gb in total]
-    cut = total > 0.93 * room  # these bars go on beyond the enlarged panel, and their number stands on them
-    for col, x in ((1, total), (2, total.where(~cut, 0.93 * room))):
-        inks = np.where(cut & (col == 2), "white", INK).tolist()
-        look = {"mode": "text", "text": words, "textposition": "middle right", "textfont_color": inks}
+    for col, within in ((1, np.full(len(total), True)), (2, total < 0.9 * room)):  # longer bars bear their number
+        look = {"mode": "text", "text": words, "textfont_color": np.where(within, INK, "white").tolist()}
+        look |= {"textposition": np.where(within, "middle right", "middle left").tolist()}
         look |= {"showlegend": False, "hoverinfo": "skip"}
+        x = np.where(within, total, np.minimum(total, room))
         figure.add_scatter(x=x, y=parts.index, row=1, col=col, **look)
     line = {"type": "line", "xref": "x2", "yref": "y2 domain", "y0": 0, "y1": 1, "line": {"dash": "dash", "width": 1.5}}
     note = {"xref": "x2", "yref": "y2 domain", "y": 1, "yanchor": "bottom", "showarrow": False}
