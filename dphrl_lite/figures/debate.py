@@ -171,7 +171,7 @@ def beside_paper(paper: pd.DataFrame, ours: pd.DataFrame, titles: Sequence[str])
             note = "too few answers were drawn for this k"
             figure.add_annotation(text=note, x=50, y=len(rows) / 2, showarrow=False, row=1, col=col)
     figure.update_xaxes(title_text="per cent; the axis does not begin at 0")
-    figure.update_yaxes(autorange="reversed", ticks="", showline=False)
+    figure.update_yaxes(autorange="reversed", ticks="", showline=False, dtick=1, tickfont_size=12)
     figure.update_annotations(font_size=14)
     height = 190 + 27 * max(len(paper), len(ours))
     return styled(figure, height, "Per cent solved; dotted: the base model", uirevision="keep").update_layout(

@@ -106,7 +106,7 @@ def path_explorer(scores: pd.DataFrame, points: pd.DataFrame) -> Live:
     rates = sorted(scores["learning_rate"].dropna().unique())
     methods = [name for name in dict.fromkeys(scores["method"]) if name != "base"]
     controls = {"height": dropdown("upwards", heights, heights[-1])}
-    controls |= {f"{rate:g}": checkbox(f"learning rate {rate:g}", True) for rate in rates}
+    controls |= {f"{rate:g}": checkbox(f"rate {rate:g}", True) for rate in rates}
     controls |= {name: checkbox(name, name in _FIRST) for name in methods}
 
     def build(height, **switches):
