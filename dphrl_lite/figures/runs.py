@@ -74,14 +74,15 @@ def training_dashboard(
     hues = [color(name) for name in logs]
     for name, log in logs.items():
         table = pd.DataFrame(log)
-        broad = dashes[name] == DASHES[0] and hues.count(color(name)) > 1  # two that are equal are both seen
-        look_of_line = {"color": color(name), "width": 6 if broad else 2.5, "dash": dashes[name]}
+        hue, dash = color(name), dashes[name]
+        broad = dash == DASHES[0] and hues.count(hue) > 1  # two that are equal are both seen
         for metric, place in zip(metrics, places, strict=True):
             if metric not in table or table[metric].isna().all():
                 continue
             missing.pop(metric, None)
             look = {"name": name, "legendgroup": name, "showlegend": metric == metrics[0]}
-            look |= {"mode": "lines", "line": look_of_line, "opacity": 0.45 if broad else 1}
+            look |= {"mode": "lines", "line": {"color": hue, "width": 6 if broad else 2.5, "dash": dash}}
+            look["opacity"] = 0.45 if broad else 1
             look["hovertemplate"] = f"step %{{x}}: %{{y:.4f}}<extra>{name}</extra>"
             figure.add_scatter(x=table["step"], y=pd.to_numeric(table[metric]), **look, **place)
     for metric, place in missing.items():
