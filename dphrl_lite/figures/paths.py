@@ -78,4 +78,5 @@ def path_fronts(scores: pd.DataFrame, height: str = "Pass@64", title: str = "") 
     figure.add_hline(y=base[height], **dotted)
     figure.update_xaxes(title_text="Pass@1", tickformat="~%")
     figure.update_yaxes(title_text=height, tickformat="~%")
-    return styled(figure, 560, title, legend=_LEGEND).update_layout(margin_r=230)
+    tall = max(560, 165 + 19 * len(figure.data))  # the legend whole
+    return styled(figure, tall, title, legend=_LEGEND).update_layout(margin_r=230)

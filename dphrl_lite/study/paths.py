@@ -159,8 +159,7 @@ LINES = dict.fromkeys(DOMAINS, REGIMES) | {
         Line("grpo", None, (SLOW, USUAL)),
         *(Line(name, _MATCHED[name], (USUAL,)) for name in ("rkl", "dph-f")),
     ],
-    "multiplication": CLAIMS,
-    "sql": [*CLAIMS, Line("grpo-exp", None, (SLOW, USUAL))],
+    **{name: [*CLAIMS, Line("grpo-exp", None, (SLOW, USUAL))] for name in ("sql", "multiplication")},
     "countdown": [
         *CLAIMS,
         Line("grpo-exp", None, (SLOWEST, SLOW, USUAL)),
@@ -173,7 +172,9 @@ LINES = dict.fromkeys(DOMAINS, REGIMES) | {
         *(Line(name, None, (SLOW, USUAL)) for name in ("grpo+seldom", "grpo+distinct")),
         *(Line("grpo-entropy", strength, (SLOW,)) for strength in (0.003, 0.03)),
         *(
-            Line(name, round(factor * strength, 2), (SLOW, USUAL))
+            Line(
+                name, round(factor * strength, 2), (SLOW, USUAL), claim=name in ("dph-f", "dph-js")
+            )  # of the best strength
             for factor in (1 / 3, 10 / 3)
             for name, strength in _MATCHED.items()
         ),
