@@ -488,8 +488,8 @@ def _of_domain(mine: pd.DataFrame, runs: pd.DataFrame, domain: str) -> list[str]
     for loss, words in LOSSES.items():
         found, explained = leaves(points, loss)
         lost = words.format(score=conclusions.highest(mine, domain))
-        title = f"{lost}, by KL(policy, reference) per answer: one curve explains {explained:.0%}; who leaves it"
-        tables[title] = found
+        title = f"{lost}, by KL(policy, reference) per answer: one curve explains {explained:.0%}"
+        tables[f"{title}; who leaves it (bands: seeds alone)"] = found
     parts += [f"\n{title}\n{_as_text(found)}" for title, found in tables.items()]
     ks = tuple(int(score.removeprefix("Pass@")) for score in _drawn(Sweep(mine), domain)[1:])
     for rate in (None, *sorted(ran["learning_rate"].dropna().unique())):
