@@ -62,7 +62,7 @@ def where_it_helps(outcomes: pd.DataFrame, runs: pd.DataFrame) -> Table:
             f"`{row.line}`",
             row.score,
             *_points(row),
-            f"{row.p:.2f}",
+            "-" if pd.isna(row.p) else f"{row.p:.2f}",
             f"{row.seeds:g}",
             f"{100 * row.end:+.1f}",
         ]
@@ -82,6 +82,8 @@ def smaller_step(outcomes: pd.DataFrame, runs: pd.DataFrame) -> Table:
 
 
 def _points(row) -> tuple[str, str]:
+    if pd.isna(row.difference):
+        return "-", "no common Pass@1"
     return f"{100 * row.difference:+.1f}", f"{100 * row.low:+.1f} to {100 * row.high:+.1f}"
 
 
