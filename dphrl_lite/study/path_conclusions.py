@@ -468,7 +468,9 @@ def report(table: pd.DataFrame, runs: pd.DataFrame) -> str:
     }
     for title, found in across.items():
         if len(found):
-            parts.append(f"\n## {title}, {found['p'].count()} comparisons\n{conclusions.as_text(found.reset_index())}")
+            parts.append(
+                f"\n## {title}, {found['p'].count()} comparisons with a p\n{conclusions.as_text(found.reset_index())}"
+            )
     return "\n".join(parts)
 
 
@@ -483,7 +485,7 @@ def _of_domain(mine: pd.DataFrame, runs: pd.DataFrame, domain: str) -> list[str]
         tables |= _beside_grpo(mine, ran, domain)
     tables["Every evaluated point"] = every_point(mine, runs, domain)
     found = line_differences(mine, domain).drop(columns=["domain", "differ in", "apart"])
-    tables[f"Path against path at equal Pass@1: first minus second, {found['p'].count()} comparisons"] = found
+    tables[f"Path against path at equal Pass@1: first minus second, {found['p'].count()} comparisons with a p"] = found
     points = distances(mine, ran, domain)
     for loss, words in LOSSES.items():
         found, explained = leaves(points, loss)
