@@ -171,10 +171,9 @@ LINES = dict.fromkeys(DOMAINS, REGIMES) | {
         *(Line(name, 0.3, (SLOW,)) for name in ("dph-f+all", "dph-f+wrong", "dph-f+all+wrong")),
         *(Line(name, None, (SLOW, USUAL)) for name in ("grpo+seldom", "grpo+distinct")),
         *(Line("grpo-entropy", strength, (SLOW,)) for strength in (0.003, 0.03)),
+        # the best of three strengths: what DPH-F and DPH-JS claim rests on it
         *(
-            Line(
-                name, round(factor * strength, 2), (SLOW, USUAL), claim=name in ("dph-f", "dph-js")
-            )  # of the best strength
+            Line(name, round(factor * strength, 2), (SLOW, USUAL), claim=name in ("dph-f", "dph-js"))
             for factor in (1 / 3, 10 / 3)
             for name, strength in _MATCHED.items()
         ),
